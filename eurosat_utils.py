@@ -1,0 +1,582 @@
+"""Load, split and plot EuroSAT (RGB): what Training.ipynb and Inference.ipynb share.
+
+The functions follow the data: fetch, list, load, split, sample, judge, plot.
+Plot functions take data and return a figure; nothing here runs at import.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import psutil
+import seaborn as sns
+from IPython.display import Image as DisplayedImage
+from IPython.display import display
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, log_loss
+from sklearn.model_selection import train_test_split
+
+# Start-up notes would fill every notebook; TensorFlow writes its own past Python and its log level.
+warnings.filterwarnings("ignore", "IProgress not found")  # tqdm draws a plain bar without ipywidgets
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+_stderr, _null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+os.dup2(_null, 2)
+try:
+    import keras
+    import pooch
+finally:
+    os.dup2(_stderr, 2)
+    os.close(_stderr)
+    os.close(_null)
+
+# Helber et al. 2019, "EuroSAT", IEEE JSTARS 12(7), doi:10.1109/JSTARS.2019.2918242
+CLASSES = (
+    "AnnualCrop",
+    "Forest",
+    "HerbaceousVegetation",
+    "Highway",
+    "Industrial",
+    "Pasture",
+    "PermanentCrop",
+    "Residential",
+    "River",
+    "SeaLake",
+)
+TILE_SIZE = 64  # pixels; one pixel is 10 m on the ground
+ARCHIVES = {  # file name: (URL, SHA-256); the same tiles, packed differently
+    "EuroSAT_RGB.zip": (
+        "https://zenodo.org/records/7711810/files/EuroSAT_RGB.zip",
+        "b4f5b234ecb7d7ff9c6cddb046543b4717c53fd6e9815be6c0e80cc614f51b90",
+    ),
+    "EuroSAT.zip": (
+        "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
+        "8ebea626349354c5328b142b96d0430e647051f26efc2dc974c843f25ecf70bd",
+    ),
+}
+USER_AGENT = "eurosat-notebooks/1.0"  # Zenodo turns generic Python clients away
+TIMEOUT = 60  # seconds without an answer before the next source is tried
+SPLIT_SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
+
+
+# ---------------------------------------------------------------- fetch and load
+
+
+def fetch_eurosat(data_dir: str | Path = "data") -> Path:
+    """Find EuroSAT below a folder; extract or download it only if it is not there.
+
+    Args:
+        data_dir: Folder that holds the ten class folders (directly, in `EuroSAT_RGB/`
+            or in `2750/`), or one of the published archives, or nothing yet.
+
+    Returns:
+        The folder that contains the class folders.
+
+    Raises:
+        ValueError: An archive that is present cannot be extracted.
+        FileNotFoundError: Nothing is present and no download worked.
+    """
+    data_dir = Path(data_dir).expanduser()
+    if (folder := _class_root(data_dir)) is not None:
+        return folder
+    for name in ARCHIVES:
+        if (data_dir / name).is_file():
+            return _extract(data_dir / name)
+    failures = []
+    for name, (url, sha256) in ARCHIVES.items():
+        downloader = pooch.HTTPDownloader(progressbar=True, headers={"User-Agent": USER_AGENT}, timeout=TIMEOUT)
+        try:
+            pooch.retrieve(url, f"sha256:{sha256}", name, data_dir, downloader=downloader)
+        except (OSError, ValueError) as error:  # network or disk; wrong checksum
+            failures.append(f"  {url}\n    {type(error).__name__}: {error}")
+        else:
+            return _extract(data_dir / name)
+    raise FileNotFoundError(
+        f"EuroSAT is not in {data_dir.absolute()} and could not be downloaded:\n"
+        + "\n".join(failures)
+        + f"\nDownload one of these files with a browser and put it, as {' or '.join(ARCHIVES)}, into "
+        f"{data_dir.absolute()}; then run this cell again."
+    )
+
+
+def _class_root(folder: Path) -> Path | None:
+    """Return where the class folders are: in `folder` or one of the archives' root names."""
+    for root in (folder / "EuroSAT_RGB", folder / "2750", folder):
+        if any((root / name).is_dir() for name in CLASSES):
+            return root
+    return None
+
+
+def _extract(archive: Path) -> Path:
+    """Extract to a temporary folder first, so that a half-extracted data set is never found."""
+    with tempfile.TemporaryDirectory(dir=archive.parent, ignore_cleanup_errors=True) as temporary:
+        try:
+            shutil.unpack_archive(archive, temporary, "zip")
+        except (shutil.ReadError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(
+                f"{archive} is damaged or not a zip archive ({error}). Delete it and run this cell again."
+            ) from error
+        if (root := _class_root(Path(temporary))) is None:
+            raise ValueError(f"{archive} does not contain the EuroSAT class folders {', '.join(CLASSES)}.")
+        return root.rename(archive.parent / "EuroSAT_RGB")
+
+
+def list_tiles(folder: str | Path) -> pd.DataFrame:
+    """List all tiles in a fixed order, whatever order the operating system lists files in.
+
+    Args:
+        folder: Folder with the ten class folders.
+
+    Returns:
+        One row a tile, sorted by file: `file` (`Class/Class_n.jpg`, relative to `folder`) and `label`.
+
+    Raises:
+        ValueError: Class folders are missing, empty or unknown, or hold files that are not JPEG;
+            the message lists all of them.
+    """
+    folder = Path(folder)
+    folders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    problems = [f"{folder / name}: class folder is missing" for name in sorted(set(CLASSES) - folders)]
+    problems += [f"{folder / name}: not an EuroSAT class" for name in sorted(folders - set(CLASSES))]
+    rows = []
+    for label in sorted(folders & set(CLASSES)):
+        names = sorted(path.name for path in (folder / label).iterdir())
+        names = [name for name in names if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini")]
+        foreign = [name for name in names if not name.lower().endswith((".jpg", ".jpeg"))]
+        problems += [f"{folder / label / name}: not a JPEG tile" for name in foreign]
+        if not names:
+            problems.append(f"{folder / label}: class folder is empty")
+        rows += [(f"{label}/{name}", label) for name in names if name not in foreign]
+    _raise_if_any(problems, "Restore or remove these, or delete the folder to have EuroSAT extracted again.")
+    return pd.DataFrame(rows, columns=["file", "label"])
+
+
+def load_tiles(folder: str | Path, files: Iterable[str]) -> np.ndarray:
+    """Decode tiles into memory.
+
+    Args:
+        folder: Folder with the ten class folders.
+        files: Paths relative to `folder`.
+
+    Returns:
+        `uint8` array of shape `(len(files), 64, 64, 3)`, RGB, in the order of `files`.
+
+    Raises:
+        ValueError: Files are unreadable, truncated, or not 64x64 RGB; the message lists all of them.
+    """
+    paths = [Path(folder, file) for file in files]
+    tiles = np.empty((len(paths), TILE_SIZE, TILE_SIZE, 3), np.uint8)
+
+    def read(index: int) -> str | None:
+        try:
+            with Image.open(paths[index]) as image:
+                if image.size != (TILE_SIZE, TILE_SIZE) or image.mode != "RGB":
+                    width, height = image.size
+                    return f"{paths[index]}: {width}x{height} {image.mode} instead of 64x64 RGB"
+                tiles[index] = np.asarray(image)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+            return f"{paths[index]}: {error}"
+        return None
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
+        problems = [problem for problem in pool.map(read, range(len(paths))) if problem]
+    _raise_if_any(problems, "Replace these files, or delete the folder to have EuroSAT extracted again.")
+    return tiles
+
+
+def _raise_if_any(problems: list[str], advice: str) -> None:
+    if problems:
+        raise ValueError(f"{len(problems)} problem(s) in the data set:\n  " + "\n  ".join(problems) + f"\n{advice}")
+
+
+# ---------------------------------------------------------------- split and sample
+
+
+def split_tiles(tiles: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Assign each tile to training, validation or test: 60/20/20, disjoint, stratified by class.
+
+    Args:
+        tiles: Columns `file` and `label`, as from `list_tiles`; the order of rows does not matter.
+        seed: Same seed and same files give the same split.
+
+    Returns:
+        `tiles` sorted by `file`, with a column `split` (`train`, `validation` or `test`).
+
+    Raises:
+        ValueError: A class has fewer than 5 tiles, too few for three parts.
+    """
+    tiles = tiles.sort_values("file", ignore_index=True)
+    counts = tiles["label"].value_counts()
+    if (few := counts[counts < 5]).size:
+        raise ValueError(f"Three parts need at least 5 tiles a class; found {few.to_dict()}.")
+    rest, test = train_test_split(
+        tiles.index, test_size=SPLIT_SHARES["test"], stratify=tiles["label"], random_state=seed
+    )
+    share = SPLIT_SHARES["validation"] / (1 - SPLIT_SHARES["test"])
+    _, validation = train_test_split(rest, test_size=share, stratify=tiles["label"][rest], random_state=seed)
+    tiles["split"] = "train"
+    tiles.loc[validation, "split"] = "validation"
+    tiles.loc[test, "split"] = "test"
+    return tiles
+
+
+def split_digest(split: pd.DataFrame) -> str:
+    """Return the SHA-256 of a split's list, which is also that of the file `split.csv`."""
+    text = split[["file", "label", "split"]].to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_split(results_dir: str | Path, tiles: pd.DataFrame) -> pd.DataFrame:
+    """Read the split that the model was trained with, and check it against the data found now.
+
+    Args:
+        results_dir: Folder with `split.csv` and `run.json` of the training run.
+        tiles: The tiles found now, as from `list_tiles`.
+
+    Returns:
+        Columns `file`, `label`, `split`.
+
+    Raises:
+        FileNotFoundError: No training run was saved in `results_dir`.
+        ValueError: `split.csv` was changed since training, or the tiles are not those it lists.
+    """
+    csv, run_json = Path(results_dir, "split.csv"), Path(results_dir, "run.json")
+    for path in (csv, run_json):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist. Run Training.ipynb first: it writes this file.")
+    split, run = pd.read_csv(csv), json.loads(run_json.read_text("utf-8"))
+    if split_digest(split) != run["split_sha256"]:
+        raise ValueError(
+            f"{csv} is not the split that {run_json} was written with, so test tiles cannot be told from "
+            "training tiles. Restore both files from the same run, or run Training.ipynb again."
+        )
+    missing = sorted(set(split["file"]) - set(tiles["file"]))
+    extra = sorted(set(tiles["file"]) - set(split["file"]))
+    if run["parameters"]["IMAGES_PER_CLASS"]:  # a quick look split only a part of the data
+        extra = []
+    if missing or extra:
+        raise ValueError(
+            f"The data found do not match {csv}: {len(missing)} tiles of the split are missing {missing[:5]}, "
+            f"{len(extra)} tiles are not in the split {extra[:5]}. Use the data set of the training run."
+        )
+    return split
+
+
+def sample_test_tiles(split: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """Draw tiles from the test part only, as equally from all classes as `count` allows.
+
+    Args:
+        split: Columns `file`, `label`, `split`.
+        count: Number of tiles to draw.
+        seed: Same seed, same tiles.
+
+    Returns:
+        `count` rows of `split`, sorted by label.
+
+    Raises:
+        ValueError: `count` is not between 1 and the number of test tiles.
+    """
+    test = split[split["split"] == "test"].sample(frac=1, random_state=seed)
+    if not 1 <= count <= len(test):
+        raise ValueError(f"The number of samples must be between 1 and {len(test)} (the test tiles), not {count}.")
+    turn = test.groupby("label").cumcount()  # a class's 2nd tile comes after every class's 1st
+    return test.loc[turn.sort_values(kind="stable").index[:count]].sort_values("label", kind="stable")
+
+
+# ---------------------------------------------------------------- run and save
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path with the same suffix; rename it to `path` only if nothing failed.
+
+    Args:
+        path: The file to write; its folder is made if needed.
+
+    Yields:
+        The path to write to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_figure(figure: Figure, path: str | Path) -> DisplayedImage:
+    """Write a figure as a small PNG (256 colours) and close it; what is returned shows that file in a notebook."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, bbox_inches="tight", facecolor="white")
+        with Image.open(temporary) as image:
+            image.convert("RGB").quantize(256).save(temporary, optimize=True)
+    plt.close(figure)
+    return DisplayedImage(path)
+
+
+def describe_machine() -> dict[str, str | int | float]:
+    """Return processor, cores, memory, system, and this process's peak memory so far (GB = 1e9 bytes)."""
+    processor = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        processor = names[0] if names else processor
+    if sys.platform == "win32":
+        peak = psutil.Process().memory_info().peak_wset
+    else:
+        import resource  # not on Windows
+
+        # Linux counts in KiB, macOS in bytes.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": platform.platform(terse=True),
+        "peak_memory_gb": round(peak / 1e9, 2),
+    }
+
+
+class Progress(keras.callbacks.Callback):
+    """One line that updates in place while Keras works: share done, speed, time left.
+
+    Args:
+        what: The first words of the line.
+        images_per_step: Batch size, to state the speed in images per second.
+    """
+
+    WARM_STEPS = 20  # steps; the first ones are slower, so the estimate that stays is made after these
+
+    def __init__(self, what: str, images_per_step: int):
+        super().__init__()
+        self.what, self.images_per_step = what, images_per_step
+        self._handle, self._epoch, self._shown, self._between = None, 0, 0.0, 0.0
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:  # noqa: D102
+        self._epoch, self._start = epoch, time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None) -> None:  # noqa: D102
+        self._trained = time.perf_counter()
+        line = self._show(batch + 1, f"accuracy {logs['accuracy']:.3f}")
+        if self._epoch == 0 and batch == self.WARM_STEPS:
+            print(line)  # stays visible in a log, unlike the line that updates
+
+    def on_epoch_end(self, epoch, logs=None) -> None:  # noqa: D102
+        self._between = time.perf_counter() - self._trained  # validation and checkpoint
+        scores = f"accuracy {logs['accuracy']:.4f}, validation accuracy {logs['val_accuracy']:.4f}"
+        print(f"{self.what}: epoch {epoch + 1}/{self.params['epochs']} done, {scores}")
+
+    def on_predict_begin(self, logs=None) -> None:  # noqa: D102
+        self._epoch, self._start = 0, time.perf_counter()
+
+    def on_predict_batch_end(self, batch, logs=None) -> None:  # noqa: D102
+        self._show(batch + 1)
+
+    def _show(self, step: int, note: str = "") -> str:
+        now = time.perf_counter()
+        epochs, steps = self.params.get("epochs", 1), self.params.get("steps") or step
+        per_step = (now - self._start) / step
+        left = (epochs - self._epoch) * steps - step
+        minutes = (left * per_step + (epochs - self._epoch) * self._between) / 60
+        epoch = f"epoch {self._epoch + 1}/{epochs}, " if epochs > 1 else ""
+        line = (
+            f"{self.what}: {epoch}{step / steps:4.0%}, {self.images_per_step / per_step:.0f} images/s, "
+            f"about {minutes:.1f} min left {note}"
+        ).rstrip()
+        if now - self._shown > 1 or step == steps:  # s; often enough to be seen to move
+            self._shown = now
+            if self._handle is None:
+                self._handle = display({"text/plain": line}, raw=True, display_id=True)
+            else:
+                self._handle.update({"text/plain": line}, raw=True)
+        return line
+
+
+# ---------------------------------------------------------------- judge
+
+
+def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a proportion by Wilson (1927), which holds near 1 and for few samples.
+
+    Args:
+        correct: Number of successes.
+        total: Number of trials.
+        level: Confidence level.
+
+    Returns:
+        Lower and upper bound, between 0 and 1.
+
+    Raises:
+        ValueError: `correct` is not between 0 and `total`, or `total` is 0.
+    """
+    interval = binomtest(int(correct), int(total)).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return `(n, 10)` probabilities as they are when the logits are divided by `temperature`."""
+    logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-38))
+    return np.exp(log_softmax(logits / temperature, axis=1))
+
+
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Fit the one number that calibrates a classifier (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        probabilities: Shape `(n, 10)`, of tiles that were not trained on.
+        labels: Shape `(n,)`, class indices.
+
+    Returns:
+        The temperature (above 1: the classifier was too sure) that minimises the log loss.
+    """
+
+    def loss(log_temperature: float) -> float:
+        return log_loss(labels, apply_temperature(probabilities, np.exp(log_temperature)), labels=range(len(CLASSES)))
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log([0.1, 10.0]), method="bounded").x))
+
+
+def calibration_bins(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> tuple[float, pd.DataFrame]:
+    """Compare confidence with accuracy in equally wide bins of the highest probability (Guo et al. 2017).
+
+    Args:
+        probabilities: Shape `(n, 10)`.
+        labels: Shape `(n,)`, class indices.
+        bins: Number of bins between 0 and 1.
+
+    Returns:
+        The expected calibration error, the mean of |accuracy - confidence| over bins weighted by their
+        tiles; and a row for each non-empty bin: `confidence`, `accuracy`, `tiles`.
+    """
+    confidence = probabilities.max(axis=1)
+    table = pd.DataFrame({"confidence": confidence, "accuracy": probabilities.argmax(axis=1) == labels})
+    table["tiles"] = 1
+    groups = table.groupby(np.minimum((confidence * bins).astype(int), bins - 1))
+    table = groups.agg({"confidence": "mean", "accuracy": "mean", "tiles": "sum"})
+    error = np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["tiles"])
+    return float(error), table
+
+
+# ---------------------------------------------------------------- plot
+
+
+def plot_tiles(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    columns: int = 10,
+    correct: Sequence[bool] | None = None,
+    inches: float = 1.2,
+) -> Figure:
+    """Show images in a grid, each below its title.
+
+    Args:
+        images: Each `uint8`, shape `(height, width, 3)`.
+        titles: One an image; may have several lines.
+        columns: Images in a row.
+        correct: If given, frames images blue (right) or orange and dashed (wrong).
+        inches: Width of an image.
+    """
+    rows = -(-len(images) // columns)
+    height = inches + 0.17 * max(title.count("\n") + 1 for title in titles)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * inches, rows * height), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.set_visible(False)
+    for index, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+        axis.set_visible(True)
+        axis.imshow(image)
+        axis.set_title(title, fontsize=8, pad=3)
+        for side in axis.spines.values():
+            side.set_visible(correct is not None)
+            if correct is not None:
+                side.set(linewidth=4, color="#0072B2" if correct[index] else "#E69F00")
+                side.set_linestyle("-" if correct[index] else (0, (1.5, 0.8)))
+    return figure
+
+
+def plot_confusion(labels: Sequence[str], predictions: Sequence[str]) -> Figure:
+    """Plot the confusion matrix, each row in per cent of its class.
+
+    Args:
+        labels: True class names.
+        predictions: Predicted class names.
+    """
+    matrix = 100 * confusion_matrix(labels, predictions, labels=CLASSES, normalize="true")
+    figure, axis = plt.subplots(figsize=(8.5, 6.8), layout="constrained")
+    texts = np.vectorize(lambda value: f"{value:.1f}" if value else "")(matrix)
+    sns.heatmap(
+        matrix, annot=texts, fmt="", cmap="Blues", vmin=0, vmax=100, xticklabels=CLASSES, yticklabels=CLASSES,
+        cbar_kws={"label": "share of the true class (%)"}, ax=axis,
+    )  # fmt: skip
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.tick_params(axis="x", rotation=40)
+    plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
+    return figure
+
+
+def plot_reliability(probabilities: dict[str, np.ndarray], labels: np.ndarray) -> Figure:
+    """Plot accuracy against confidence, above a histogram of confidence, for each set of probabilities.
+
+    Args:
+        probabilities: Name to `(n, 10)` array.
+        labels: Shape `(n,)`, class indices.
+    """
+    figure, axes = plt.subplots(
+        2, len(probabilities), figsize=(5 * len(probabilities), 5.5), height_ratios=[3, 1.2],
+        sharex=True, sharey="row", squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for (upper, lower), (name, values) in zip(axes.T, probabilities.items(), strict=True):
+        error, bins = calibration_bins(values, labels)
+        upper.plot([0, 1], [0, 1], ":", color="black", label="perfectly calibrated")
+        upper.plot(bins["confidence"], bins["accuracy"], "o-", color="#0072B2", label="test tiles, 15 bins")
+        upper.set(title=f"{name}: expected calibration error {100 * error:.2f} %")
+        upper.legend()
+        lower.hist(values.max(axis=1), bins=15, range=(0, 1), color="#0072B2")
+        lower.set(yscale="log", xlabel="highest probability (confidence)")
+    axes[0, 0].set_ylabel("share that is right")
+    axes[1, 0].set_ylabel("tiles")
+    return figure
+
+
+def plot_interval_width(accuracy: float, samples: int, total: int) -> Figure:
+    """Plot how the 95 % Wilson interval narrows with the number of images.
+
+    Args:
+        accuracy: The accuracy around which the intervals are drawn, 0 to 1.
+        samples: A number of images to mark.
+        total: The number of test images, also marked.
+    """
+    counts = np.unique(np.geomspace(min(samples, 5), total, 200).astype(int))
+    low, high = 100 * np.array([wilson_interval(round(accuracy * n), n) for n in counts]).T
+    figure, axis = plt.subplots(figsize=(8, 3.8), layout="constrained")
+    axis.fill_between(counts, low, high, color="#56B4E9", label="95 % Wilson interval")
+    axis.axhline(100 * accuracy, color="black", linewidth=1, label=f"accuracy {100 * accuracy:.1f} %")
+    for count, style in ((samples, "--"), (total, ":")):
+        bottom, top = wilson_interval(round(accuracy * count), count)
+        label = f"{count:,} images: {100 * (top - bottom):.1f} points wide"
+        axis.axvline(count, color="#D55E00", linestyle=style, label=label)
+    axis.set(xscale="log", xlabel="number of test images", ylabel="accuracy (%)")
+    axis.legend(loc="lower right")
+    return figure

@@ -1,0 +1,75 @@
+"""Synthetic EuroSAT: ten visibly different classes, and both notebooks run once on them."""
+
+import os
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import papermill
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+mpl.use("agg")
+
+import eurosat_utils  # noqa: E402
+
+TILES_PER_CLASS = 10
+
+
+def make_tiles(folder, per_class=TILES_PER_CLASS, seed=0):
+    """Write `per_class` JPEG tiles of each class: a colour and stripe width of its own, with noise."""
+    random = np.random.default_rng(seed)
+    for number, label in enumerate(eurosat_utils.CLASSES):
+        (folder / label).mkdir(parents=True)
+        colour = np.array([25 * number, 250 - 25 * number, 60 * (number % 4)])
+        stripes = 40 * (np.arange(64) // (2 + number) % 2)[:, None, None]
+        for index in range(1, per_class + 1):
+            tile = colour + stripes + random.normal(0, 10, (64, 64, 3))
+            Image.fromarray(tile.clip(0, 255).astype(np.uint8)).save(
+                folder / label / f"{label}_{index}.jpg", quality=90
+            )
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with a small data set in `EuroSAT_RGB/`."""
+    make_tiles(tmp_path / "data" / "EuroSAT_RGB")
+    return tmp_path / "data"
+
+
+def run_notebook(name, folder, **parameters):
+    """Run a notebook of the repository with parameters; return it with its outputs."""
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    return papermill.execute_notebook(
+        REPOSITORY / name, folder / name, parameters, cwd=REPOSITORY, kernel_name="python3", progress_bar=False
+    )
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """Both notebooks run in order: on synthetic tiles, from random weights, at the smallest size."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("run")
+    make_tiles(folder / "data" / "EuroSAT_RGB")
+    network = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3))
+    network.save_weights(folder / "random.weights.h5")
+    paths = {
+        "DATA_DIR": str(folder / "data"),
+        "MODEL_PATH": str(folder / "models" / "model.keras"),
+        "RESULTS_DIR": str(folder / "results"),
+    }
+    small = {"IMAGE_SIZE": 32, "BATCH_SIZE": 16, "HEAD_EPOCHS": 2, "EPOCHS": 2}
+    training = run_notebook("Training.ipynb", folder, WEIGHTS=str(folder / "random.weights.h5"), **small, **paths)
+    inference = run_notebook("Inference.ipynb", folder, **paths)
+    return {
+        "folder": folder,
+        "results": folder / "results",
+        "training": training,
+        "inference": inference,
+        "paths": paths,
+    }

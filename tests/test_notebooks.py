@@ -1,0 +1,169 @@
+"""Both notebooks, run end to end on synthetic tiles: what they leave behind and how they fail."""
+
+import json
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TILES_PER_CLASS, make_tiles, run_notebook
+from papermill.exceptions import PapermillExecutionError
+from PIL import Image
+
+from eurosat_utils import CLASSES, list_tiles, load_tiles, split_digest, wilson_interval
+
+
+def outputs(notebook):
+    """Everything that a notebook's cells printed or showed as text."""
+    texts = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            texts.append(output.get("text", "") + data.get("text/markdown", "") + data.get("text/plain", ""))
+    return "\n".join(texts)
+
+
+def test_notebooks_are_quiet_and_show_figures(run):
+    for name, figures in (("training", 12), ("inference", 3)):
+        shown = [output for cell in run[name].cells for output in cell.get("outputs", [])]
+        assert [output["text"] for output in shown if output.get("name") == "stderr"] == []
+        assert sum("image/png" in output.get("data", {}) for output in shown) >= figures - 3  # none if nothing is wrong
+
+
+def test_every_file_of_the_readme_is_written(run):
+    files = {path.name for path in run["results"].iterdir()}
+    assert files >= {
+        "split.csv", "history.csv", "class_scores.csv", "test_predictions.csv", "sure_enough.csv", "suspect_labels.csv",
+        "metrics.json", "run.json", "class_counts.png", "samples.png", "mean_colours.png", "augmentation.png",
+        "history.png", "class_scores.png", "confusion_matrix.png", "reliability.png",
+        "inference.csv", "inference.png", "inference_gradcam.png", "inference_accuracy.csv", "inference_interval.png",
+    }  # fmt: skip
+    assert not any(name.startswith(".") for name in files)
+    for path in run["results"].glob("*.png"):
+        with Image.open(path) as image:
+            image.verify()
+
+
+def test_record_of_the_run(run):
+    record = json.loads((run["results"] / "run.json").read_text())
+    split = pd.read_csv(run["results"] / "split.csv")
+    assert record["split_sha256"] == split_digest(split)
+    assert record["parameters"]["EPOCHS"] == 2
+    assert record["weights"]["file"] == "random.weights.h5"
+    assert len(record["weights"]["sha256"]) == 64
+    assert set(record["seconds"]) == {"load", "features", "head", "fine-tuning", "calibration", "test"}
+    assert record["versions"]["keras"] == keras.__version__
+    assert record["resumed"] is False
+    assert record["metrics"] == json.loads((run["results"] / "metrics.json").read_text())
+
+
+def test_history_has_both_phases(run):
+    history = pd.read_csv(run["results"] / "history.csv")
+    assert list(history["phase"]) == ["head"] * 2 + ["fine-tuning"] * 2
+    assert history[["accuracy", "val_accuracy"]].stack().between(0, 1).all()
+    assert "accuracy" in outputs(run["training"])
+
+
+def test_metrics_follow_from_the_predictions_and_the_predictions_from_the_model(run):
+    predictions = pd.read_csv(run["results"] / "test_predictions.csv")
+    split = pd.read_csv(run["results"] / "split.csv")
+    assert set(predictions["file"]) == set(split["file"][split["split"] == "test"])
+    assert len(predictions) == 2 * TILES_PER_CLASS
+    metrics = json.loads((run["results"] / "metrics.json").read_text())
+    right = predictions["label"] == predictions["predicted"]
+    assert metrics["accuracy"] == pytest.approx(right.mean())
+    assert metrics["accuracy_95_percent_interval"] == pytest.approx(wilson_interval(right.sum(), len(right)))
+    model = keras.saving.load_model(run["paths"]["MODEL_PATH"])
+    tiles = load_tiles(f"{run['paths']['DATA_DIR']}/EuroSAT_RGB", predictions["file"])
+    probabilities = model.predict(tiles, verbose=0)
+    np.testing.assert_allclose(predictions[list(CLASSES)], probabilities, atol=1e-4)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert not any(isinstance(layer, keras.layers.Lambda) for layer in model.layers)
+    assert model.input.dtype == "uint8"
+
+
+def test_model_prepares_pixels_as_imagenet_images_were(run):
+    model = keras.saving.load_model(run["paths"]["MODEL_PATH"])
+    tiles = np.empty((1, 64, 64, 3), np.uint8)
+    tiles[...] = [200, 100, 50]  # red, green, blue
+    prepared = keras.Model(model.input, model.get_layer("conv1_pad").input).predict(tiles, verbose=0)
+    assert prepared.shape == (1, 32, 32, 3)
+    np.testing.assert_allclose(prepared[0, 5, 5], [50 - 103.939, 100 - 116.779, 200 - 123.68], atol=1e-3)
+
+
+def test_temperature_is_in_the_saved_model(run):
+    metrics = json.loads((run["results"] / "metrics.json").read_text())
+    before, after = (metrics["calibration"][f"{when} calibration"] for when in ("before", "after"))
+    assert metrics["temperature"] > 0
+    assert set(before) == set(after) == {"log_loss", "brier_score", "expected_calibration_error"}
+    predictions = pd.read_csv(run["results"] / "test_predictions.csv")
+    chosen = predictions[list(CLASSES)].to_numpy()[np.arange(len(predictions)), predictions["label"].map(CLASSES.index)]
+    assert after["log_loss"] == pytest.approx(-np.log(chosen.clip(1e-6)).mean(), rel=0.02)
+
+
+def test_inference_uses_test_tiles_only(run):
+    samples = pd.read_csv(run["results"] / "inference.csv")
+    split = pd.read_csv(run["results"] / "split.csv").set_index("file")["split"]
+    assert len(samples) == 20
+    assert set(split[samples["file"]]) == {"test"}
+    assert (samples["label"].value_counts() == 2).all()
+    assert (samples["correct"] == (samples["label"] == samples["predicted"])).all()
+    assert samples["best_three"].str.startswith(tuple(CLASSES)).all()
+
+
+def test_inference_compares_the_samples_with_the_whole_test_part(run):
+    comparison = pd.read_csv(run["results"] / "inference_accuracy.csv")
+    metrics = json.loads((run["results"] / "metrics.json").read_text())
+    assert list(comparison["of"]) == [20, 2 * TILES_PER_CLASS]
+    assert comparison["accuracy"].iloc[1] == pytest.approx(metrics["accuracy"], abs=1e-4)
+
+
+def test_checkpoints_are_removed_when_the_run_is_complete(run, tmp_path):
+    assert list((run["results"].parent / "models" / "checkpoints").iterdir()) == []
+
+
+def test_inference_without_a_model_says_to_train_first(run, tmp_path):
+    with pytest.raises(PapermillExecutionError, match=r"no model at .*nothing\.keras\. Run Training\.ipynb first"):
+        run_notebook("Inference.ipynb", tmp_path, **run["paths"] | {"MODEL_PATH": str(tmp_path / "nothing.keras")})
+
+
+def test_inference_refuses_other_data(run, tmp_path):
+    make_tiles(tmp_path / "data", per_class=TILES_PER_CLASS + 1)
+    with pytest.raises(PapermillExecutionError, match="10 tiles are not in the split"):
+        run_notebook("Inference.ipynb", tmp_path, **run["paths"] | {"DATA_DIR": str(tmp_path / "data")})
+
+
+def test_missing_weights_are_named(run, tmp_path):
+    paths = run["paths"] | {"RESULTS_DIR": str(tmp_path / "results"), "MODEL_PATH": str(tmp_path / "model.keras")}
+    with pytest.raises(PapermillExecutionError, match=r"WEIGHTS: nowhere\.h5 does not exist"):
+        run_notebook("Training.ipynb", tmp_path, WEIGHTS="nowhere.h5", **paths)
+
+
+@pytest.mark.parametrize("interruption", ["killed", "not a number"])
+def test_interrupted_run(tmp_path, interruption):
+    """Random start and a cap on images; stopped after an epoch it resumes, without its loss it stops with a message."""
+    make_tiles(tmp_path / "data")
+    small = {"IMAGE_SIZE": 32, "BATCH_SIZE": 16, "HEAD_EPOCHS": 1, "EPOCHS": 2, "WEIGHTS": None, "IMAGES_PER_CLASS": 6}
+    small |= {
+        "DATA_DIR": str(tmp_path / "data"),
+        "MODEL_PATH": str(tmp_path / "models" / "model.keras"),
+        "RESULTS_DIR": str(tmp_path / "results"),
+    }
+    if interruption == "not a number":
+        with pytest.raises(PapermillExecutionError, match="NaN"):
+            run_notebook("Training.ipynb", tmp_path, LEARNING_RATE=float("inf"), **small)
+        assert not (tmp_path / "models" / "model.keras").exists()
+        return
+    # A results folder that cannot hold files stops the run after fine-tuning, before the model is saved.
+    (tmp_path / "results" / "history.csv").mkdir(parents=True)
+    with pytest.raises(PapermillExecutionError):
+        run_notebook("Training.ipynb", tmp_path, **small)
+    (tmp_path / "results" / "history.csv").rmdir()
+    notebook = run_notebook("Training.ipynb", tmp_path, **small)
+    assert "Found an interrupted run with 2 finished epochs: it will be resumed." in outputs(notebook)
+    record = json.loads((tmp_path / "results" / "run.json").read_text())
+    assert record["resumed"] is True
+    assert record["weights"] == {"file": None, "sha256": None}
+    assert len(pd.read_csv(tmp_path / "results" / "history.csv")) == 3
+    assert len(pd.read_csv(tmp_path / "results" / "split.csv")) == 60
+    assert len(list_tiles(tmp_path / "data")) == 100

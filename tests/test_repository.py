@@ -1,0 +1,70 @@
+"""What is committed: style, executed notebooks, and numbers in prose that equal those in `results/`."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import REPOSITORY
+
+NOTEBOOKS = ("Training.ipynb", "Inference.ipynb")
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]])
+def test_style(arguments):
+    command = [sys.executable, "-m", "ruff", *arguments, str(REPOSITORY)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+@pytest.fixture(params=NOTEBOOKS)
+def notebook(request):
+    return nbformat.read(REPOSITORY / request.param, as_version=4)
+
+
+def test_notebook_is_committed_as_executed_in_order_without_errors(notebook):
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    counts = [cell.execution_count for cell in code]
+    assert None not in counts
+    assert counts == sorted(set(counts))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+
+
+def test_notebook_has_one_cell_of_settings_and_each_has_a_comment(notebook):
+    (settings,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert all(" = " in line and "  # " in line for line in settings.source.splitlines())
+    assert not [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+
+
+def test_sizes_of_committed_files():
+    tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    sizes = {name: (REPOSITORY / name).stat().st_size for name in tracked.splitlines()}
+    assert all(size < 3e6 for name, size in sizes.items() if name.endswith(".ipynb"))
+    assert all(size < 500e3 for name, size in sizes.items() if name.endswith(".png"))
+
+
+def test_numbers_in_prose_equal_those_in_results():
+    metrics = json.loads((REPOSITORY / "results" / "metrics.json").read_text())
+    run = json.loads((REPOSITORY / "results" / "run.json").read_text())
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    introduction = nbformat.read(REPOSITORY / "Training.ipynb", as_version=4).cells[0].source
+    low, high = metrics["accuracy_95_percent_interval"]
+    minutes = sum(run["seconds"].values()) / 60
+    before, after = (metrics["calibration"][f"{when} calibration"] for when in ("before", "after"))
+    for text in (
+        f"{metrics['accuracy']:.2%}",
+        f"{low:.2%} to {high:.2%}",
+        f"{metrics['macro_f1']:.4f}",
+        f"{metrics['validation_accuracy']:.2%}",
+        f"{minutes:.0f} minutes",
+        f"{run['machine']['peak_memory_gb']:.1f} GB",
+        run["weights"]["file"],
+        *(f"{scores[name]:.4f}" for scores in (before, after) for name in scores),
+    ):
+        assert text in readme, f"README.md does not say {text!r}"
+    for text in (f"{metrics['accuracy']:.1%}", f"{minutes:.0f} minutes", f"{run['machine']['peak_memory_gb']:.1f} GB"):
+        assert text in introduction, f"The introduction of Training.ipynb does not say {text!r}"
+    for figure in [line.split("(")[1].split(")")[0] for line in readme.splitlines() if line.startswith("![")]:
+        assert (REPOSITORY / figure).is_file()
