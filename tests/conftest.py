@@ -1,12 +1,15 @@
 """Synthetic EuroSAT: ten visibly different classes, and both notebooks run once on them."""
 
-import os
+import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import papermill
+import psutil
 import pytest
 from PIL import Image
 
@@ -43,33 +46,53 @@ def data(tmp_path):
 
 def run_notebook(name, folder, **parameters):
     """Run a notebook of the repository with parameters; return it with its outputs."""
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     return papermill.execute_notebook(
         REPOSITORY / name, folder / name, parameters, cwd=REPOSITORY, kernel_name="python3", progress_bar=False
     )
 
 
+def kill_notebook(name, folder, until, **parameters):
+    """Start a notebook and kill it, kernel included, as soon as `until()` is true."""
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        name,
+        str(folder / name),
+        "-k",
+        "python3",
+        "-y",
+        json.dumps(parameters),
+    ]
+    process = psutil.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not until():
+        time.sleep(0.05)
+    if process.is_running():
+        family = [process, *process.children(recursive=True)]
+        for member in family:
+            member.kill()
+        psutil.wait_procs(family)
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    """Both notebooks run in order: on synthetic tiles, from random weights, at the smallest size."""
+    """Both notebooks on synthetic tiles, from random weights, at the smallest size; the training is killed once."""
     import keras
 
     folder = tmp_path_factory.mktemp("run")
     make_tiles(folder / "data" / "EuroSAT_RGB")
-    network = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3))
-    network.save_weights(folder / "random.weights.h5")
+    weights = folder / "random.weights.h5"
+    keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(weights)
     paths = {
         "DATA_DIR": str(folder / "data"),
         "MODEL_PATH": str(folder / "models" / "model.keras"),
         "RESULTS_DIR": str(folder / "results"),
     }
-    small = {"IMAGE_SIZE": 32, "BATCH_SIZE": 16, "HEAD_EPOCHS": 2, "EPOCHS": 2}
-    training = run_notebook("Training.ipynb", folder, WEIGHTS=str(folder / "random.weights.h5"), **small, **paths)
+    settings = {"IMAGE_SIZE": 32, "BATCH_SIZE": 16, "HEAD_EPOCHS": 2, "EPOCHS": 3, "WEIGHTS": str(weights), **paths}
+    checkpoints = folder / "models" / "checkpoints"
+    kill_notebook(
+        "Training.ipynb", folder, lambda: any(checkpoints.glob("*/backup/training_metadata.json")), **settings
+    )
+    training = run_notebook("Training.ipynb", folder, **settings)
     inference = run_notebook("Inference.ipynb", folder, **paths)
-    return {
-        "folder": folder,
-        "results": folder / "results",
-        "training": training,
-        "inference": inference,
-        "paths": paths,
-    }
+    return {"results": folder / "results", "training": training, "inference": inference, "paths": paths}

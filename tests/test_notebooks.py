@@ -10,7 +10,7 @@ from conftest import TILES_PER_CLASS, make_tiles, run_notebook
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
-from eurosat_utils import CLASSES, list_tiles, load_tiles, split_digest, wilson_interval
+from eurosat_utils import CLASSES, load_tiles, split_digest, wilson_interval
 
 
 def outputs(notebook):
@@ -48,18 +48,18 @@ def test_record_of_the_run(run):
     record = json.loads((run["results"] / "run.json").read_text())
     split = pd.read_csv(run["results"] / "split.csv")
     assert record["split_sha256"] == split_digest(split)
-    assert record["parameters"]["EPOCHS"] == 2
+    assert record["parameters"]["EPOCHS"] == 3
     assert record["weights"]["file"] == "random.weights.h5"
     assert len(record["weights"]["sha256"]) == 64
-    assert set(record["seconds"]) == {"load", "features", "head", "fine-tuning", "calibration", "test"}
+    assert set(record["seconds"]) == {"load", "fine-tuning", "calibration", "test"}  # the killed run did the rest
     assert record["versions"]["keras"] == keras.__version__
-    assert record["resumed"] is False
+    assert record["resumed"] is True
     assert record["metrics"] == json.loads((run["results"] / "metrics.json").read_text())
 
 
 def test_history_has_both_phases(run):
     history = pd.read_csv(run["results"] / "history.csv")
-    assert list(history["phase"]) == ["head"] * 2 + ["fine-tuning"] * 2
+    assert list(history["phase"]) == ["head"] * 2 + ["fine-tuning"] * 3
     assert history[["accuracy", "val_accuracy"]].stack().between(0, 1).all()
     assert "accuracy" in outputs(run["training"])
 
@@ -118,10 +118,6 @@ def test_inference_compares_the_samples_with_the_whole_test_part(run):
     assert comparison["accuracy"].iloc[1] == pytest.approx(metrics["accuracy"], abs=1e-4)
 
 
-def test_checkpoints_are_removed_when_the_run_is_complete(run, tmp_path):
-    assert list((run["results"].parent / "models" / "checkpoints").iterdir()) == []
-
-
 def test_inference_without_a_model_says_to_train_first(run, tmp_path):
     with pytest.raises(PapermillExecutionError, match=r"no model at .*nothing\.keras\. Run Training\.ipynb first"):
         run_notebook("Inference.ipynb", tmp_path, **run["paths"] | {"MODEL_PATH": str(tmp_path / "nothing.keras")})
@@ -139,31 +135,18 @@ def test_missing_weights_are_named(run, tmp_path):
         run_notebook("Training.ipynb", tmp_path, WEIGHTS="nowhere.h5", **paths)
 
 
-@pytest.mark.parametrize("interruption", ["killed", "not a number"])
-def test_interrupted_run(tmp_path, interruption):
-    """Random start and a cap on images; stopped after an epoch it resumes, without its loss it stops with a message."""
+def test_killed_run_was_resumed(run):
+    line = next(line for line in outputs(run["training"]).splitlines() if line.startswith("Found an interrupted run"))
+    assert line in [f"Found an interrupted run with {n} finished epochs: it will be resumed." for n in (1, 2, 3)]
+    assert list((run["results"].parent / "models" / "checkpoints").iterdir()) == []
+
+
+def test_quick_look_from_random_weights_that_diverges(tmp_path):
     make_tiles(tmp_path / "data")
-    small = {"IMAGE_SIZE": 32, "BATCH_SIZE": 16, "HEAD_EPOCHS": 1, "EPOCHS": 2, "WEIGHTS": None, "IMAGES_PER_CLASS": 6}
-    small |= {
-        "DATA_DIR": str(tmp_path / "data"),
-        "MODEL_PATH": str(tmp_path / "models" / "model.keras"),
-        "RESULTS_DIR": str(tmp_path / "results"),
-    }
-    if interruption == "not a number":
-        with pytest.raises(PapermillExecutionError, match="NaN"):
-            run_notebook("Training.ipynb", tmp_path, LEARNING_RATE=float("inf"), **small)
-        assert not (tmp_path / "models" / "model.keras").exists()
-        return
-    # A results folder that cannot hold files stops the run after fine-tuning, before the model is saved.
-    (tmp_path / "results" / "history.csv").mkdir(parents=True)
-    with pytest.raises(PapermillExecutionError):
-        run_notebook("Training.ipynb", tmp_path, **small)
-    (tmp_path / "results" / "history.csv").rmdir()
-    notebook = run_notebook("Training.ipynb", tmp_path, **small)
-    assert "Found an interrupted run with 2 finished epochs: it will be resumed." in outputs(notebook)
-    record = json.loads((tmp_path / "results" / "run.json").read_text())
-    assert record["resumed"] is True
-    assert record["weights"] == {"file": None, "sha256": None}
-    assert len(pd.read_csv(tmp_path / "results" / "history.csv")) == 3
-    assert len(pd.read_csv(tmp_path / "results" / "split.csv")) == 60
-    assert len(list_tiles(tmp_path / "data")) == 100
+    paths = {name: str(tmp_path / name.lower()) for name in ("DATA_DIR", "MODEL_PATH", "RESULTS_DIR")}
+    paths["DATA_DIR"] = str(tmp_path / "data")
+    small = {"IMAGE_SIZE": 32, "BATCH_SIZE": 16, "HEAD_EPOCHS": 1, "EPOCHS": 1, "WEIGHTS": None, "IMAGES_PER_CLASS": 6}
+    with pytest.raises(PapermillExecutionError, match="NaN"):
+        run_notebook("Training.ipynb", tmp_path, LEARNING_RATE=float("inf"), **small, **paths)
+    assert len(pd.read_csv(tmp_path / "results_dir" / "split.csv")) == 60
+    assert not (tmp_path / "model_path").exists()
