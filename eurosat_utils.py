@@ -73,8 +73,8 @@ ARCHIVES = {  # file name: (URL, SHA-256); the same tiles, packed differently
     ),
 }
 USER_AGENT = "eurosat-notebooks/1.0"  # Zenodo turns generic Python clients away
+MAX_FIGURE_BYTES = 400_000
 TIMEOUT = 60  # seconds without an answer before the next source is tried
-SPLIT_SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
 
 # ---------------------------------------------------------------- fetch and load
@@ -118,8 +118,8 @@ def fetch_eurosat(data_dir: str | Path = "data") -> Path:
 
 
 def _class_root(folder: Path) -> Path | None:
-    """Return where the class folders are: in `folder` or one of the archives' root names."""
-    for root in (folder / "EuroSAT_RGB", folder / "2750", folder):
+    """Return where the class folders are: in `folder`, below an archive's root name, or below two of it."""
+    for root in (folder / "EuroSAT_RGB", folder / "2750", folder, folder / "EuroSAT_RGB" / "EuroSAT_RGB"):
         if any((root / name).is_dir() for name in CLASSES):
             return root
     return None
@@ -136,7 +136,10 @@ def _extract(archive: Path) -> Path:
             ) from error
         if (root := _class_root(Path(temporary))) is None:
             raise ValueError(f"{archive} does not contain the EuroSAT class folders {', '.join(CLASSES)}.")
-        return root.rename(archive.parent / "EuroSAT_RGB")
+        target = archive.parent / "EuroSAT_RGB"
+        if target.exists():
+            raise ValueError(f"{target} exists but does not hold EuroSAT. Move it away and run this cell again.")
+        return root.rename(target)
 
 
 def list_tiles(folder: str | Path) -> pd.DataFrame:
@@ -165,7 +168,7 @@ def list_tiles(folder: str | Path) -> pd.DataFrame:
         if not names:
             problems.append(f"{folder / label}: class folder is empty")
         rows += [(f"{label}/{name}", label) for name in names if name not in foreign]
-    _raise_if_any(problems, "Restore or remove these, or delete the folder to have EuroSAT extracted again.")
+    _raise_if_any(problems, "Restore what is missing, move away what does not belong there, and run this cell again.")
     return pd.DataFrame(rows, columns=["file", "label"])
 
 
@@ -198,7 +201,7 @@ def load_tiles(folder: str | Path, files: Iterable[str]) -> np.ndarray:
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
         problems = [problem for problem in pool.map(read, range(len(paths))) if problem]
-    _raise_if_any(problems, "Replace these files, or delete the folder to have EuroSAT extracted again.")
+    _raise_if_any(problems, "Replace these files, for example from a fresh archive, and run this cell again.")
     return tiles
 
 
@@ -227,12 +230,9 @@ def split_tiles(tiles: pd.DataFrame, seed: int) -> pd.DataFrame:
     counts = tiles["label"].value_counts()
     if (few := counts[counts < 5]).size:
         raise ValueError(f"Three parts need at least 5 tiles a class; found {few.to_dict()}.")
-    rest, test = train_test_split(
-        tiles.index, test_size=SPLIT_SHARES["test"], stratify=tiles["label"], random_state=seed
-    )
-    share = SPLIT_SHARES["validation"] / (1 - SPLIT_SHARES["test"])
-    _, validation = train_test_split(rest, test_size=share, stratify=tiles["label"][rest], random_state=seed)
-    tiles["split"] = "train"
+    train, rest = train_test_split(tiles.index, train_size=0.6, stratify=tiles["label"], random_state=seed)
+    validation, test = train_test_split(rest, test_size=0.5, stratify=tiles["label"][rest], random_state=seed)
+    tiles.loc[train, "split"] = "train"
     tiles.loc[validation, "split"] = "validation"
     tiles.loc[test, "split"] = "test"
     return tiles
@@ -244,34 +244,42 @@ def split_digest(split: pd.DataFrame) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_split(results_dir: str | Path, tiles: pd.DataFrame) -> pd.DataFrame:
-    """Read the split that the model was trained with, and check it against the data found now.
+def read_split(results_dir: str | Path, tiles: pd.DataFrame, model_path: str | Path) -> pd.DataFrame:
+    """Read the split that a model was trained with, and check that model, split and data belong together.
 
     Args:
         results_dir: Folder with `split.csv` and `run.json` of the training run.
         tiles: The tiles found now, as from `list_tiles`.
+        model_path: The model that the run saved.
 
     Returns:
         Columns `file`, `label`, `split`.
 
     Raises:
         FileNotFoundError: No training run was saved in `results_dir`.
-        ValueError: `split.csv` was changed since training, or the tiles are not those it lists.
+        ValueError: A file cannot be read, the split or the model is not that of the run, or the tiles are
+            not those that the split lists.
     """
     csv, run_json = Path(results_dir, "split.csv"), Path(results_dir, "run.json")
     for path in (csv, run_json):
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist. Run Training.ipynb first: it writes this file.")
-    split, run = pd.read_csv(csv), json.loads(run_json.read_text("utf-8"))
-    if split_digest(split) != run["split_sha256"]:
+    again = "Restore the files of one run, or run Training.ipynb again."
+    try:
+        split, run = pd.read_csv(csv), json.loads(run_json.read_text("utf-8"))
+        digest, is_quick_look = split_digest(split), run["parameters"]["IMAGES_PER_CLASS"] is not None
+        expected_split, expected_model = run["split_sha256"], run["model_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{csv} or {run_json} is damaged ({error!r}). {again}") from error
+    if digest != expected_split:
+        raise ValueError(f"{csv} is not the split that {run_json} was written with. {again}")
+    if pooch.file_hash(model_path) != expected_model:
         raise ValueError(
-            f"{csv} is not the split that {run_json} was written with, so test tiles cannot be told from "
-            "training tiles. Restore both files from the same run, or run Training.ipynb again."
+            f"{model_path} is not the model that {run_json} was written with: it may have been trained on these "
+            f"test tiles. {again}"
         )
     missing = sorted(set(split["file"]) - set(tiles["file"]))
-    extra = sorted(set(tiles["file"]) - set(split["file"]))
-    if run["parameters"]["IMAGES_PER_CLASS"]:  # a quick look split only a part of the data
-        extra = []
+    extra = [] if is_quick_look else sorted(set(tiles["file"]) - set(split["file"]))
     if missing or extra:
         raise ValueError(
             f"The data found do not match {csv}: {len(missing)} tiles of the split are missing {missing[:5]}, "
@@ -292,11 +300,13 @@ def sample_test_tiles(split: pd.DataFrame, count: int, seed: int) -> pd.DataFram
         `count` rows of `split`, sorted by label.
 
     Raises:
-        ValueError: `count` is not between 1 and the number of test tiles.
+        ValueError: `count` is not a whole number between 1 and the number of test tiles.
     """
     test = split[split["split"] == "test"].sample(frac=1, random_state=seed)
-    if not 1 <= count <= len(test):
-        raise ValueError(f"The number of samples must be between 1 and {len(test)} (the test tiles), not {count}.")
+    if not isinstance(count, int) or not 1 <= count <= len(test):
+        raise ValueError(
+            f"The number of samples must be a whole number between 1 and {len(test)} (the test tiles), not {count!r}."
+        )
     turn = test.groupby("label").cumcount()  # a class's 2nd tile comes after every class's 1st
     return test.loc[turn.sort_values(kind="stable").index[:count]].sort_values("label", kind="stable")
 
@@ -325,11 +335,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def save_figure(figure: Figure, path: str | Path) -> DisplayedImage:
-    """Write a figure as a small PNG (256 colours) and close it; what is returned shows that file in a notebook."""
+    """Write a figure as PNG and close it; what is returned shows that file in a notebook."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, bbox_inches="tight", facecolor="white")
-        with Image.open(temporary) as image:
-            image.convert("RGB").quantize(256).save(temporary, optimize=True)
+        if temporary.stat().st_size > MAX_FIGURE_BYTES:  # many tiles: 256 colours have to do
+            with Image.open(temporary) as image:
+                image.convert("RGB").quantize(256).save(temporary, optimize=True)
     plt.close(figure)
     return DisplayedImage(path)
 
@@ -362,14 +373,14 @@ class Progress(keras.callbacks.Callback):
 
     Args:
         what: The first words of the line.
-        images_per_step: Batch size, to state the speed in images per second.
+        tiles_per_step: Batch size, to state the speed in tiles per second.
     """
 
     WARM_STEPS = 20  # steps; the first ones are slower, so the estimate that stays is made after these
 
-    def __init__(self, what: str, images_per_step: int):
+    def __init__(self, what: str, tiles_per_step: int):
         super().__init__()
-        self.what, self.images_per_step = what, images_per_step
+        self.what, self.tiles_per_step = what, tiles_per_step
         self._handle, self._epoch, self._shown, self._between = None, 0, 0.0, 0.0
 
     def on_epoch_begin(self, epoch, logs=None) -> None:  # noqa: D102
@@ -400,7 +411,7 @@ class Progress(keras.callbacks.Callback):
         minutes = (left * per_step + (epochs - self._epoch) * self._between) / 60
         epoch = f"epoch {self._epoch + 1}/{epochs}, " if epochs > 1 else ""
         line = (
-            f"{self.what}: {epoch}{step / steps:4.0%}, {self.images_per_step / per_step:.0f} images/s, "
+            f"{self.what}: {epoch}{step / steps:4.0%}, {self.tiles_per_step / per_step:.0f} tiles/s, "
             f"about {minutes:.1f} min left {note}"
         ).rstrip()
         if now - self._shown > 1 or step == steps:  # s; often enough to be seen to move
@@ -497,7 +508,8 @@ def plot_tiles(
         inches: Width of an image.
     """
     rows = -(-len(images) // columns)
-    height = inches + 0.17 * max(title.count("\n") + 1 for title in titles)
+    height, width = images[0].shape[:2]
+    height = inches * height / width + 0.17 * max(title.count("\n") + 1 for title in titles)
     figure, axes = plt.subplots(
         rows, columns, figsize=(columns * inches, rows * height), squeeze=False, layout="constrained"
     )
@@ -512,7 +524,7 @@ def plot_tiles(
             side.set_visible(correct is not None)
             if correct is not None:
                 side.set(linewidth=4, color="#0072B2" if correct[index] else "#E69F00")
-                side.set_linestyle("-" if correct[index] else (0, (1.5, 0.8)))
+                side.set(linestyle="-" if correct[index] else (0, (1.5, 0.8)), capstyle="butt")
     return figure
 
 
@@ -550,8 +562,13 @@ def plot_reliability(probabilities: dict[str, np.ndarray], labels: np.ndarray) -
     for (upper, lower), (name, values) in zip(axes.T, probabilities.items(), strict=True):
         error, bins = calibration_bins(values, labels)
         upper.plot([0, 1], [0, 1], ":", color="black", label="perfectly calibrated")
-        upper.plot(bins["confidence"], bins["accuracy"], "o-", color="#0072B2", label="test tiles, 15 bins")
-        upper.set(title=f"{name}: expected calibration error {100 * error:.2f} %")
+        right = (bins["accuracy"] * bins["tiles"]).round()
+        low, high = np.array([wilson_interval(*pair) for pair in zip(right, bins["tiles"], strict=True)]).T
+        bars = [bins["accuracy"] - low, high - bins["accuracy"]]
+        upper.errorbar(
+            bins["confidence"], bins["accuracy"], bars, fmt="o-", color="#0072B2", label="tiles, 95% interval"
+        )
+        upper.set(title=f"{name}: expected calibration error {100 * error:.2f}%")
         upper.legend()
         lower.hist(values.max(axis=1), bins=15, range=(0, 1), color="#0072B2")
         lower.set(yscale="log", xlabel="highest probability (confidence)")
@@ -561,22 +578,26 @@ def plot_reliability(probabilities: dict[str, np.ndarray], labels: np.ndarray) -
 
 
 def plot_interval_width(accuracy: float, samples: int, total: int) -> Figure:
-    """Plot how the 95 % Wilson interval narrows with the number of images.
+    """Plot how the 95% Wilson interval narrows with the number of tiles.
 
     Args:
         accuracy: The accuracy around which the intervals are drawn, 0 to 1.
-        samples: A number of images to mark.
-        total: The number of test images, also marked.
+        samples: A number of tiles to mark.
+        total: The number of test tiles, also marked.
     """
-    counts = np.unique(np.geomspace(min(samples, 5), total, 200).astype(int))
-    low, high = 100 * np.array([wilson_interval(round(accuracy * n), n) for n in counts]).T
+    counts = sorted({n for n in (5, 10, 20, 50, 100, 200, 500, 1000, 2000) if n < total} | {samples, total})
     figure, axis = plt.subplots(figsize=(8, 3.8), layout="constrained")
-    axis.fill_between(counts, low, high, color="#56B4E9", label="95 % Wilson interval")
-    axis.axhline(100 * accuracy, color="black", linewidth=1, label=f"accuracy {100 * accuracy:.1f} %")
-    for count, style in ((samples, "--"), (total, ":")):
-        bottom, top = wilson_interval(round(accuracy * count), count)
-        label = f"{count:,} images: {100 * (top - bottom):.1f} points wide"
-        axis.axvline(count, color="#D55E00", linestyle=style, label=label)
-    axis.set(xscale="log", xlabel="number of test images", ylabel="accuracy (%)")
+    axis.axhline(100 * accuracy, color="black", linewidth=1, label=f"accuracy of all {total:,} tiles: {accuracy:.1%}")
+    for count in counts:
+        low, high = wilson_interval(round(accuracy * count), count)
+        is_marked = count in (samples, total)
+        axis.vlines(
+            count, 100 * low, 100 * high, linewidth=7, color="#D55E00" if is_marked else "#56B4E9",
+            linestyle=(0, (1, 0.3)) if count == samples else "-",
+            label=f"{count:,} tiles: {100 * (high - low):.1f} points wide" if is_marked else None,
+        )  # fmt: skip
+    axis.set(xscale="log", xlabel="number of test tiles", ylabel="accuracy (%), 95% Wilson interval")
+    axis.set_xticks(counts, [f"{count:,}" for count in counts])
+    axis.minorticks_off()
     axis.legend(loc="lower right")
     return figure

@@ -21,7 +21,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr("pooch.retrieve", lambda *_, **__: pytest.fail("must not download"))
 
 
-@pytest.mark.parametrize("root", ["EuroSAT_RGB", "2750", "."])
+@pytest.mark.parametrize("root", ["EuroSAT_RGB", "2750", ".", "EuroSAT_RGB/EuroSAT_RGB"])
 def test_present_folder_is_used_as_it_is(tmp_path, no_network, root):
     make_tiles(tmp_path / root, per_class=1)
     assert fetch_eurosat(tmp_path).resolve() == (tmp_path / root).resolve()
@@ -58,6 +58,16 @@ def test_damaged_archive_names_the_file_and_leaves_nothing(data, no_network, dam
     with pytest.raises(ValueError, match=r"EuroSAT_RGB\.zip is damaged or not a zip archive.*Delete it"):
         fetch_eurosat(data)
     assert [path.name for path in data.iterdir()] == ["EuroSAT_RGB.zip"]
+
+
+def test_extraction_never_touches_a_folder_that_is_in_the_way(data, no_network):
+    shutil.make_archive(data / "EuroSAT_RGB", "zip", data, "EuroSAT_RGB")
+    shutil.rmtree(data / "EuroSAT_RGB")
+    (data / "EuroSAT_RGB").mkdir()
+    (data / "EuroSAT_RGB" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"EuroSAT_RGB exists but does not hold EuroSAT\. Move it away"):
+        fetch_eurosat(data)
+    assert [path.name for path in (data / "EuroSAT_RGB").iterdir()] == ["notes.txt"]
 
 
 def test_archive_without_the_classes_is_refused(tmp_path, no_network):

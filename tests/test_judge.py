@@ -113,7 +113,7 @@ def test_progress_tells_share_speed_and_time_left(capsys):
     assert lines[-1] == "fine-tuning: epoch 1/2 done, accuracy 0.5000, validation accuracy 0.2500"
     estimate = next(line for line in lines if " 52%" in line)
     assert "fine-tuning: epoch 1/2" in estimate
-    assert "images/s, about 0.0 min left accuracy 0.500" in estimate
+    assert "tiles/s, about 0.0 min left accuracy 0.500" in estimate
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_reliability_states_the_error_of_each_variant(judged):
     labels, probabilities = judged
     figure = plot_reliability({"before": probabilities, "after": apply_temperature(probabilities, 3)}, labels)
     error = calibration_bins(probabilities, labels)[0]
-    assert figure.axes[0].get_title() == f"before: expected calibration error {100 * error:.2f} %"
+    assert figure.axes[0].get_title() == f"before: expected calibration error {100 * error:.2f}%"
     assert sum(patch.get_height() for patch in figure.axes[2].patches) == len(labels)
 
 
@@ -157,8 +157,8 @@ def test_interval_plot_marks_both_numbers_of_images():
     axis = plot_interval_width(0.95, 20, 5400).axes[0]
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
     low, high = wilson_interval(19, 20)
-    assert f"20 images: {100 * (high - low):.1f} points wide" in labels
-    assert any(label.startswith("5,400 images") for label in labels)
+    assert f"20 tiles: {100 * (high - low):.1f} points wide" in labels
+    assert any(label.startswith("5,400 tiles") for label in labels)
 
 
 def test_figure_is_saved_as_png_of_readable_size(tmp_path):

@@ -1,5 +1,6 @@
 """The three parts never mix, never move, and are checked before anything is sampled from them."""
 
+import hashlib
 import json
 
 import pandas as pd
@@ -62,20 +63,26 @@ def saved(tmp_path, tiles):
     """A folder with `split.csv` and `run.json`, as Training.ipynb leaves them."""
     split = split_tiles(tiles, 0)
     split.to_csv(tmp_path / "split.csv", index=False)
-    run = {"split_sha256": split_digest(split), "parameters": {"IMAGES_PER_CLASS": None}}
+    (tmp_path / "model.keras").write_text("a model")
+    model_sha256 = hashlib.sha256(b"a model").hexdigest()
+    run = {
+        "split_sha256": split_digest(split),
+        "model_sha256": model_sha256,
+        "parameters": {"IMAGES_PER_CLASS": None},
+    }
     (tmp_path / "run.json").write_text(json.dumps(run))
     return tmp_path
 
 
 def test_saved_split_is_read_back(saved, tiles):
-    pd.testing.assert_frame_equal(read_split(saved, tiles), split_tiles(tiles, 0))
+    pd.testing.assert_frame_equal(read_split(saved, tiles, saved / "model.keras"), split_tiles(tiles, 0))
 
 
 @pytest.mark.parametrize("name", ["split.csv", "run.json"])
 def test_missing_record_says_to_train_first(saved, tiles, name):
     (saved / name).unlink()
     with pytest.raises(FileNotFoundError, match=rf"{name} does not exist\. Run Training\.ipynb first"):
-        read_split(saved, tiles)
+        read_split(saved, tiles, saved / "model.keras")
 
 
 def test_changed_split_is_refused(saved, tiles):
@@ -83,15 +90,31 @@ def test_changed_split_is_refused(saved, tiles):
     split.loc[split["split"] == "train", "split"] = "test"
     split.to_csv(saved / "split.csv", index=False)
     with pytest.raises(ValueError, match=r"split\.csv is not the split that .*run\.json was written with"):
-        read_split(saved, tiles)
+        read_split(saved, tiles, saved / "model.keras")
+
+
+def test_model_of_another_run_is_refused(saved, tiles):
+    (saved / "model.keras").write_text("another model")
+    with pytest.raises(ValueError, match=r"model\.keras is not the model that .*run\.json was written with"):
+        read_split(saved, tiles, saved / "model.keras")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("run.json", "{"), ("run.json", "{}"), ("run.json", "[]"), ("split.csv", ""), ("split.csv", "file,label\na,b\n")],
+)
+def test_damaged_record_is_named(saved, tiles, name, content):
+    (saved / name).write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json is damaged .*run Training\.ipynb again"):
+        read_split(saved, tiles, saved / "model.keras")
 
 
 def test_other_data_are_refused(saved, tiles):
     with pytest.raises(ValueError, match=r"1 tiles of the split are missing \['AnnualCrop/AnnualCrop_0.jpg'\]"):
-        read_split(saved, tiles.iloc[1:])
+        read_split(saved, tiles.iloc[1:], saved / "model.keras")
     more = pd.concat([tiles, pd.DataFrame({"file": ["River/new.jpg"], "label": ["River"]})])
     with pytest.raises(ValueError, match=r"1 tiles are not in the split \['River/new.jpg'\]"):
-        read_split(saved, more)
+        read_split(saved, more, saved / "model.keras")
 
 
 def test_quick_look_may_use_a_part_of_the_data(saved, tiles):
@@ -99,7 +122,7 @@ def test_quick_look_may_use_a_part_of_the_data(saved, tiles):
     run["parameters"]["IMAGES_PER_CLASS"] = 20
     (saved / "run.json").write_text(json.dumps(run))
     more = pd.concat([tiles, pd.DataFrame({"file": ["River/new.jpg"], "label": ["River"]})])
-    assert len(read_split(saved, more)) == len(tiles)
+    assert len(read_split(saved, more, saved / "model.keras")) == len(tiles)
 
 
 @pytest.mark.parametrize(("count", "fewest", "most"), [(20, 2, 2), (25, 2, 3), (3, 0, 1)])
@@ -116,7 +139,7 @@ def test_samples_come_from_the_test_part_and_equally_from_all_classes(tiles, cou
     assert set(samples["file"]) != set(sample_test_tiles(split, count, seed=2)["file"])
 
 
-@pytest.mark.parametrize("count", [0, -1, 10_000])
+@pytest.mark.parametrize("count", [0, -1, 10_000, "5", 5.0])
 def test_impossible_number_of_samples(tiles, count):
-    with pytest.raises(ValueError, match=rf"between 1 and \d+ \(the test tiles\), not {count}"):
+    with pytest.raises(ValueError, match=rf"between 1 and \d+ \(the test tiles\), not {count!r}"):
         sample_test_tiles(split_tiles(tiles, 0), count, seed=0)
