@@ -440,6 +440,8 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
     Raises:
         ValueError: `correct` is not between 0 and `total`, or `total` is 0.
     """
+    if not 0 <= correct <= total or total < 1:
+        raise ValueError(f"{correct} of {total} is not a proportion.")
     interval = binomtest(int(correct), int(total)).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
 

@@ -38,6 +38,12 @@ def test_notebook_has_one_cell_of_settings_and_each_has_a_comment(notebook):
     assert not [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
 
 
+def test_ci_runs_the_test_command_of_the_readme():
+    command = (REPOSITORY / ".ci" / "run").read_text().splitlines()[-1]
+    assert f"```bash\n{command}\n```" in (REPOSITORY / "README.md").read_text("utf-8")
+    assert command in (REPOSITORY / ".github" / "workflows" / "tests.yml").read_text()
+
+
 def test_sizes_of_committed_files():
     tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     sizes = {name: (REPOSITORY / name).stat().st_size for name in tracked.splitlines()}
