@@ -16,7 +16,6 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -187,20 +186,17 @@ def load_tiles(folder: str | Path, files: Iterable[str]) -> np.ndarray:
     """
     paths = [Path(folder, file) for file in files]
     tiles = np.empty((len(paths), TILE_SIZE, TILE_SIZE, 3), np.uint8)
-
-    def read(index: int) -> str | None:
+    problems = []
+    for index, path in enumerate(paths):  # threads would be slower: such small files leave no time to share
         try:
-            with Image.open(paths[index]) as image:
-                if image.size != (TILE_SIZE, TILE_SIZE) or image.mode != "RGB":
+            with Image.open(path) as image:
+                if image.size == (TILE_SIZE, TILE_SIZE) and image.mode == "RGB":
+                    tiles[index] = np.asarray(image)
+                else:
                     width, height = image.size
-                    return f"{paths[index]}: {width}x{height} {image.mode} instead of 64x64 RGB"
-                tiles[index] = np.asarray(image)
+                    problems.append(f"{path}: {width}x{height} {image.mode} instead of 64x64 RGB")
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-            return f"{paths[index]}: {error}"
-        return None
-
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-        problems = [problem for problem in pool.map(read, range(len(paths))) if problem]
+            problems.append(f"{path}: {error}")
     _raise_if_any(problems, "Replace these files, for example from a fresh archive, and run this cell again.")
     return tiles
 
