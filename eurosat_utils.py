@@ -1,7 +1,7 @@
 """Load, split and plot EuroSAT (RGB): what Training.ipynb and Inference.ipynb share.
 
 The functions follow the data: fetch, list, load, split, sample, judge, plot.
-Plot functions take data and return a figure; nothing here runs at import.
+Plot functions take data and return a figure. Importing this module only silences start-up notes.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ ARCHIVES = {  # file name: (URL, SHA-256); the same tiles, packed differently
     ),
 }
 USER_AGENT = "eurosat-notebooks/1.0"  # Zenodo turns generic Python clients away
-MAX_FIGURE_BYTES = 400_000
+MAX_FIGURE_BYTES = 400_000  # bytes; a page with a dozen such figures still opens fast
 TIMEOUT = 60  # seconds without an answer before the next source is tried
 
 
