@@ -392,6 +392,8 @@ class Progress(keras.callbacks.Callback):
         self._between = time.perf_counter() - self._trained  # validation and checkpoint
         scores = f"accuracy {logs['accuracy']:.4f}, validation accuracy {logs['val_accuracy']:.4f}"
         print(f"{self.what}: epoch {epoch + 1}/{self.params['epochs']} done, {scores}")
+        if epoch + 1 == self.params["epochs"] and self._handle is not None:
+            self._handle.update({"text/plain": f"{self.what}: done"}, raw=True)
 
     def on_predict_begin(self, logs=None) -> None:  # noqa: D102
         self._epoch, self._start = 0, time.perf_counter()
