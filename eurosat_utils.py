@@ -126,6 +126,9 @@ def _class_root(folder: Path) -> Path | None:
 
 def _extract(archive: Path) -> Path:
     """Extract to a temporary folder first, so that a half-extracted data set is never found."""
+    target = archive.parent / "EuroSAT_RGB"
+    if target.exists():
+        raise ValueError(f"{target} exists but does not hold EuroSAT. Move it away and run this cell again.")
     with tempfile.TemporaryDirectory(dir=archive.parent, ignore_cleanup_errors=True) as temporary:
         try:
             shutil.unpack_archive(archive, temporary, "zip")
@@ -135,9 +138,6 @@ def _extract(archive: Path) -> Path:
             ) from error
         if (root := _class_root(Path(temporary))) is None:
             raise ValueError(f"{archive} does not contain the EuroSAT class folders {', '.join(CLASSES)}.")
-        target = archive.parent / "EuroSAT_RGB"
-        if target.exists():
-            raise ValueError(f"{target} exists but does not hold EuroSAT. Move it away and run this cell again.")
         return root.rename(target)
 
 
@@ -509,9 +509,9 @@ def plot_tiles(
     """
     rows = -(-len(images) // columns)
     height, width = images[0].shape[:2]
-    height = inches * height / width + 0.17 * max(title.count("\n") + 1 for title in titles)
+    row_inches = inches * height / width + 0.17 * max(title.count("\n") + 1 for title in titles)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * inches, rows * height), squeeze=False, layout="constrained"
+        rows, columns, figsize=(columns * inches, rows * row_inches), squeeze=False, layout="constrained"
     )
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -523,8 +523,8 @@ def plot_tiles(
         for side in axis.spines.values():
             side.set_visible(correct is not None)
             if correct is not None:
-                side.set(linewidth=4, color="#0072B2" if correct[index] else "#E69F00")
-                side.set(linestyle="-" if correct[index] else (0, (1.5, 0.8)), capstyle="butt")
+                color, style = ("#0072B2", "-") if correct[index] else ("#E69F00", (0, (1.5, 0.8)))
+                side.set(linewidth=4, color=color, linestyle=style, capstyle="butt")
     return figure
 
 

@@ -53,17 +53,7 @@ def run_notebook(name, folder, **parameters):
 
 def kill_notebook(name, folder, until, **parameters):
     """Start a notebook and kill it, kernel included, as soon as `until()` is true."""
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        name,
-        str(folder / name),
-        "-k",
-        "python3",
-        "-y",
-        json.dumps(parameters),
-    ]
+    command = [sys.executable, "-m", "papermill", name, str(folder / name), "-y", json.dumps(parameters)]
     process = psutil.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not until():
         time.sleep(0.05)

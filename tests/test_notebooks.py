@@ -145,12 +145,31 @@ def test_killed_run_was_resumed(run):
     assert list((run["results"].parent / "models" / "checkpoints").iterdir()) == []
 
 
-def test_quick_look_from_random_weights_that_diverges(tmp_path):
+@pytest.fixture
+def quick_look(tmp_path):
+    """Settings of a quick look from random weights, on data of its own."""
     make_tiles(tmp_path / "data")
-    paths = {name: str(tmp_path / name.lower()) for name in ("DATA_DIR", "MODEL_PATH", "RESULTS_DIR")}
-    paths |= {"DATA_DIR": str(tmp_path / "data"), "MODEL_PATH": str(tmp_path / "model.keras")}
-    small = {"IMAGE_SIZE": 32, "BATCH_SIZE": 16, "HEAD_EPOCHS": 1, "EPOCHS": 1, "WEIGHTS": None, "IMAGES_PER_CLASS": 6}
+    return {
+        "DATA_DIR": str(tmp_path / "data"),
+        "MODEL_PATH": str(tmp_path / "model.keras"),
+        "RESULTS_DIR": str(tmp_path / "results"),
+        **{"IMAGE_SIZE": 32, "BATCH_SIZE": 16, "HEAD_EPOCHS": 1, "EPOCHS": 1, "WEIGHTS": None, "IMAGES_PER_CLASS": 6},
+    }
+
+
+def test_quick_look_from_random_weights_without_interruption(tmp_path, quick_look):
+    run_notebook("Training.ipynb", tmp_path, **quick_look)
+    record = json.loads((tmp_path / "results" / "run.json").read_text())
+    assert record["weights"] == {"file": None, "sha256": None}
+    assert record["resumed"] is False
+    assert set(record["seconds"]) == {"load", "features", "head", "fine-tuning", "calibration", "test"}
+    assert list(pd.read_csv(tmp_path / "results" / "history.csv")["phase"]) == ["head", "fine-tuning"]
+    assert len(pd.read_csv(tmp_path / "results" / "split.csv")) == 60
+    assert (tmp_path / "model.keras").is_file()
+
+
+def test_loss_that_diverges_stops_the_run(tmp_path, quick_look):
     with pytest.raises(PapermillExecutionError, match="The loss became nan in step .* Lower LEARNING_RATE"):
-        run_notebook("Training.ipynb", tmp_path, LEARNING_RATE=float("inf"), **small, **paths)
-    assert len(pd.read_csv(tmp_path / "results_dir" / "split.csv")) == 60
+        run_notebook("Training.ipynb", tmp_path, LEARNING_RATE=float("inf"), **quick_look)
+    assert len(pd.read_csv(tmp_path / "results" / "split.csv")) == 60
     assert not (tmp_path / "model.keras").exists()
