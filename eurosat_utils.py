@@ -1,38 +1,35 @@
-"""Load, split and plot EuroSAT (RGB): what Training.ipynb and Inference.ipynb share.
+"""Load, split and plot EuroSAT (RGB) and classify images: what Training.ipynb and Inference.ipynb share.
 
-The functions follow the data: fetch, list, load, split, sample, judge, plot.
-Plot functions take data and return a figure. Importing this module only silences start-up notes.
+The functions follow the data: fetch, list, load, split, save, plot, classify. Importing only silences start-up notes.
 """
 
 import hashlib
 import json
+import logging
 import os
-import platform
 import shutil
-import sys
 import tempfile
 import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import psutil
-import seaborn as sns
-from IPython.display import Image as DisplayedImage
-from IPython.display import display
+import rasterio
+from IPython import display, get_ipython
 from matplotlib.figure import Figure
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from rasterio.enums import ColorInterp
+from rasterio.windows import Window
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, log_loss
 from sklearn.model_selection import train_test_split
+from tqdm import tqdm
 
 # Start-up notes would fill every notebook; TensorFlow writes its own past Python and its log level.
 warnings.filterwarnings("ignore", "IProgress not found")  # tqdm draws a plain bar without ipywidgets
@@ -46,20 +43,16 @@ finally:
     os.dup2(_stderr, 2)
     os.close(_stderr)
     os.close(_null)
+logging.getLogger("tensorflow").setLevel(logging.ERROR)  # no notes on tracing, either
 
 # Helber et al. 2019, "EuroSAT", IEEE JSTARS 12(7), doi:10.1109/JSTARS.2019.2918242
 CLASSES = (
-    "AnnualCrop",
-    "Forest",
-    "HerbaceousVegetation",
-    "Highway",
-    "Industrial",
-    "Pasture",
-    "PermanentCrop",
-    "Residential",
-    "River",
-    "SeaLake",
-)
+    "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop", "Residential",
+    "River", "SeaLake",
+)  # fmt: skip
+LEVELS = (0, 2750)  # what became black and white in EuroSAT, in 1/10,000 of the reflectance
+BATCH_SIZE = 64  # tiles that are classified in one step
+NO_DATA = "no data"  # instead of a class
 TILE_SIZE = 64  # pixels; one pixel is 10 m on the ground
 ARCHIVES = {  # file name: (URL, SHA-256); the same tiles, packed differently
     "EuroSAT_RGB.zip": (
@@ -72,6 +65,11 @@ ARCHIVES = {  # file name: (URL, SHA-256); the same tiles, packed differently
     ),
 }
 USER_AGENT = "eurosat-notebooks/1.0"  # Zenodo turns generic Python clients away
+GDAL_OPTIONS = {
+    "GDAL_CACHEMAX": 128,  # MB; the default is 5% of the machine's memory
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",  # by default the missing part of a truncated file is grey
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # by default it is whatever was in memory
+}
 MAX_FIGURE_BYTES = 400_000  # bytes; a page with a dozen such figures still opens fast
 TIMEOUT = 60  # seconds without an answer before the next source is tried
 
@@ -83,8 +81,7 @@ def fetch_eurosat(data_dir: str | Path = "data") -> Path:
     """Find EuroSAT below a folder; extract or download it only if it is not there.
 
     Args:
-        data_dir: Folder that holds the ten class folders (directly, in `EuroSAT_RGB/`
-            or in `2750/`), or one of the published archives, or nothing yet.
+        data_dir: Holds the ten class folders (also below `EuroSAT_RGB/` or `2750/`), an archive, or nothing yet.
 
     Returns:
         The folder that contains the class folders.
@@ -109,8 +106,7 @@ def fetch_eurosat(data_dir: str | Path = "data") -> Path:
         else:
             return _extract(data_dir / name)
     raise FileNotFoundError(
-        f"EuroSAT is not in {data_dir.absolute()} and could not be downloaded:\n"
-        + "\n".join(failures)
+        "\n".join([f"EuroSAT is not in {data_dir.absolute()} and could not be downloaded:", *failures])
         + f"\nDownload one of these files with a browser and put it, as {' or '.join(ARCHIVES)}, into "
         f"{data_dir.absolute()}; then run this cell again."
     )
@@ -133,9 +129,8 @@ def _extract(archive: Path) -> Path:
         try:
             shutil.unpack_archive(archive, temporary, "zip")
         except (shutil.ReadError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(
-                f"{archive} is damaged or not a zip archive ({error}). Delete it and run this cell again."
-            ) from error
+            message = f"{archive} is damaged or not a zip archive ({error}). Delete it and run this cell again."
+            raise ValueError(message) from error
         if (root := _class_root(Path(temporary))) is None:
             raise ValueError(f"{archive} does not contain the EuroSAT class folders {', '.join(CLASSES)}.")
         return root.rename(target)
@@ -151,8 +146,7 @@ def list_tiles(folder: str | Path) -> pd.DataFrame:
         One row a tile, sorted by file: `file` (`Class/Class_n.jpg`, relative to `folder`) and `label`.
 
     Raises:
-        ValueError: Class folders are missing, empty or unknown, or hold files that are not JPEG;
-            the message lists all of them.
+        ValueError: Class folders are missing, empty or unknown, or hold other files; the message lists all.
     """
     folder = Path(folder)
     folders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
@@ -182,7 +176,7 @@ def load_tiles(folder: str | Path, files: Iterable[str]) -> np.ndarray:
         `uint8` array of shape `(len(files), 64, 64, 3)`, RGB, in the order of `files`.
 
     Raises:
-        ValueError: Files are unreadable, truncated, or not 64x64 RGB; the message lists all of them.
+        ValueError: Files are unreadable, truncated, or not 64x64 RGB; the message lists all.
     """
     paths = [Path(folder, file) for file in files]
     tiles = np.empty((len(paths), TILE_SIZE, TILE_SIZE, 3), np.uint8)
@@ -193,8 +187,7 @@ def load_tiles(folder: str | Path, files: Iterable[str]) -> np.ndarray:
                 if image.size == (TILE_SIZE, TILE_SIZE) and image.mode == "RGB":
                     tiles[index] = np.asarray(image)
                 else:
-                    width, height = image.size
-                    problems.append(f"{path}: {width}x{height} {image.mode} instead of 64x64 RGB")
+                    problems.append(f"{path}: {image.width}x{image.height} {image.mode} instead of 64x64 RGB")
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
             problems.append(f"{path}: {error}")
     _raise_if_any(problems, "Replace these files, for example from a fresh archive, and run this cell again.")
@@ -206,7 +199,7 @@ def _raise_if_any(problems: list[str], advice: str) -> None:
         raise ValueError(f"{len(problems)} problem(s) in the data set:\n  " + "\n  ".join(problems) + f"\n{advice}")
 
 
-# ---------------------------------------------------------------- split and sample
+# ---------------------------------------------------------------- split
 
 
 def split_tiles(tiles: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -223,14 +216,12 @@ def split_tiles(tiles: pd.DataFrame, seed: int) -> pd.DataFrame:
         ValueError: A class has fewer than 5 tiles, too few for three parts.
     """
     tiles = tiles.sort_values("file", ignore_index=True)
-    counts = tiles["label"].value_counts()
-    if (few := counts[counts < 5]).size:
+    if (few := tiles["label"].value_counts().loc[lambda count: count < 5]).size:
         raise ValueError(f"Three parts need at least 5 tiles a class; found {few.to_dict()}.")
     train, rest = train_test_split(tiles.index, train_size=0.6, stratify=tiles["label"], random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=tiles["label"][rest], random_state=seed)
-    tiles.loc[train, "split"] = "train"
-    tiles.loc[validation, "split"] = "validation"
-    tiles.loc[test, "split"] = "test"
+    for part, name in ((train, "train"), (validation, "validation"), (test, "test")):
+        tiles.loc[part, "split"] = name
     return tiles
 
 
@@ -253,8 +244,7 @@ def read_split(results_dir: str | Path, tiles: pd.DataFrame, model_path: str | P
 
     Raises:
         FileNotFoundError: No training run was saved in `results_dir`.
-        ValueError: A file cannot be read, the split or the model is not that of the run, or the tiles are
-            not those that the split lists.
+        ValueError: A file cannot be read, or the split, the model or the tiles are not those of the run.
     """
     csv, run_json = Path(results_dir, "split.csv"), Path(results_dir, "run.json")
     for path in (csv, run_json):
@@ -270,10 +260,7 @@ def read_split(results_dir: str | Path, tiles: pd.DataFrame, model_path: str | P
     if digest != expected_split:
         raise ValueError(f"{csv} is not the split that {run_json} was written with. {again}")
     if pooch.file_hash(model_path) != expected_model:
-        raise ValueError(
-            f"{model_path} is not the model that {run_json} was written with: it may have been trained on these "
-            f"test tiles. {again}"
-        )
+        raise ValueError(f"{model_path} is not the model that {run_json} was written with. {again}")
     missing = sorted(set(split["file"]) - set(tiles["file"]))
     extra = [] if is_quick_look else sorted(set(tiles["file"]) - set(split["file"]))
     if missing or extra:
@@ -284,42 +271,12 @@ def read_split(results_dir: str | Path, tiles: pd.DataFrame, model_path: str | P
     return split
 
 
-def sample_test_tiles(split: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """Draw tiles from the test part only, as equally from all classes as `count` allows.
-
-    Args:
-        split: Columns `file`, `label`, `split`.
-        count: Number of tiles to draw.
-        seed: Same seed, same tiles.
-
-    Returns:
-        `count` rows of `split`, sorted by label.
-
-    Raises:
-        ValueError: `count` is not a whole number between 1 and the number of test tiles.
-    """
-    test = split[split["split"] == "test"].sample(frac=1, random_state=seed)
-    if not isinstance(count, int) or not 1 <= count <= len(test):
-        raise ValueError(
-            f"The number of samples must be a whole number between 1 and {len(test)} (the test tiles), not {count!r}."
-        )
-    turn = test.groupby("label").cumcount()  # a class's 2nd tile comes after every class's 1st
-    return test.loc[turn.sort_values(kind="stable").index[:count]].sort_values("label", kind="stable")
-
-
 # ---------------------------------------------------------------- run and save
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path with the same suffix; rename it to `path` only if nothing failed.
-
-    Args:
-        path: The file to write; its folder is made if needed.
-
-    Yields:
-        The path to write to.
-    """
+    """Yield a temporary path to write to; rename it to `path` (whose folder is made) only if nothing failed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -330,173 +287,80 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def save_figure(figure: Figure, path: str | Path) -> DisplayedImage:
+def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> display.Image:
     """Write a figure as PNG and close it; what is returned shows that file in a notebook."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110, bbox_inches="tight", facecolor="white")
+        figure.savefig(temporary, dpi=dpi, bbox_inches="tight", facecolor="white")
         if temporary.stat().st_size > MAX_FIGURE_BYTES:  # many tiles: 256 colours have to do
             with Image.open(temporary) as image:
                 image.convert("RGB").quantize(256).save(temporary, optimize=True)
     plt.close(figure)
-    return DisplayedImage(path)
-
-
-def describe_machine() -> dict[str, str | int | float]:
-    """Return processor, cores, memory, system, and this process's peak memory so far (GB = 1e9 bytes)."""
-    processor = platform.processor() or platform.machine()
-    if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        processor = names[0] if names else processor
-    if sys.platform == "win32":
-        peak = psutil.Process().memory_info().peak_wset
-    else:
-        import resource  # not on Windows
-
-        # Linux counts in KiB, macOS in bytes.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "system": platform.platform(terse=True),
-        "peak_memory_gb": round(peak / 1e9, 2),
-    }
+    return display.Image(path)
 
 
 class Progress(keras.callbacks.Callback):
-    """One line that updates in place while Keras works: share done, speed, time left.
+    """One line that updates in place while Keras works on batches of tiles: share done, time taken and left, speed."""
 
-    Args:
-        what: The first words of the line.
-        tiles_per_step: Batch size, to state the speed in tiles per second.
-    """
-
-    WARM_STEPS = 20  # steps; the first ones are slower, so the estimate that stays is made after these
+    LINE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
 
     def __init__(self, what: str, tiles_per_step: int):
         super().__init__()
         self.what, self.tiles_per_step = what, tiles_per_step
-        self._handle, self._epoch, self._shown, self._between = None, 0, 0.0, 0.0
+        self._first, self._handle = None, None
 
     def on_epoch_begin(self, epoch, logs=None) -> None:  # noqa: D102
-        self._epoch, self._start = epoch, time.perf_counter()
+        self._before = epoch * self.params["steps"]
+        if self._first is None:  # later than 0 in a run that is resumed
+            self._first, self._start, self._shown = self._before, time.perf_counter(), 0.0
 
     def on_train_batch_end(self, batch, logs=None) -> None:  # noqa: D102
-        self._trained = time.perf_counter()
-        line = self._show(batch + 1, f"accuracy {logs['accuracy']:.3f}")
-        if self._epoch == 0 and batch == self.WARM_STEPS:
-            print(line)  # stays visible in a log, unlike the line that updates
+        step, total = self._before + batch + 1, self.params["epochs"] * self.params["steps"]
+        line = self._show(step, total, f"accuracy {logs['accuracy']:.3f}")
+        if step - self._first == 20:  # the first ones are slower
+            print(line)  # stays in a log
 
     def on_epoch_end(self, epoch, logs=None) -> None:  # noqa: D102
-        self._between = time.perf_counter() - self._trained  # validation and checkpoint
         scores = f"accuracy {logs['accuracy']:.4f}, validation accuracy {logs['val_accuracy']:.4f}"
         print(f"{self.what}: epoch {epoch + 1}/{self.params['epochs']} done, {scores}")
-        if epoch + 1 == self.params["epochs"] and self._handle is not None:
-            self._handle.update({"text/plain": f"{self.what}: done"}, raw=True)
 
     def on_predict_begin(self, logs=None) -> None:  # noqa: D102
-        self._epoch, self._start = 0, time.perf_counter()
+        self._first, self._start, self._shown = 0, time.perf_counter(), 0.0
 
     def on_predict_batch_end(self, batch, logs=None) -> None:  # noqa: D102
-        self._show(batch + 1)
+        self._show(batch + 1, self.params["steps"])
 
-    def _show(self, step: int, note: str = "") -> str:
-        now = time.perf_counter()
-        epochs, steps = self.params.get("epochs", 1), self.params.get("steps") or step
-        per_step = (now - self._start) / step
-        left = (epochs - self._epoch) * steps - step
-        minutes = (left * per_step + (epochs - self._epoch) * self._between) / 60
-        epoch = f"epoch {self._epoch + 1}/{epochs}, " if epochs > 1 else ""
-        line = (
-            f"{self.what}: {epoch}{step / steps:4.0%}, {self.tiles_per_step / per_step:.0f} tiles/s, "
-            f"about {minutes:.1f} min left {note}"
-        ).rstrip()
-        if now - self._shown > 1 or step == steps:  # s; often enough to be seen to move
-            self._shown = now
-            if self._handle is None:
-                self._handle = display({"text/plain": line}, raw=True, display_id=True)
+    def _show(self, step: int, total: int, note: str = "") -> str:
+        done, seconds = np.array([step, total, self._first]) * self.tiles_per_step, time.perf_counter() - self._start
+        line = tqdm.format_meter(
+            *done[:2], seconds, 90, self.what, unit=" tiles", bar_format=self.LINE, postfix=note, initial=done[2]
+        )
+        if seconds - self._shown > 1 or step == total > 1:  # often enough to be seen to move
+            self._shown = seconds
+            if get_ipython() is None:
+                print(f"\r{line}", end="\n" if step == total else "", flush=True)
+            elif self._handle is None:
+                self._handle = display.display({"text/plain": line}, raw=True, display_id=True)
             else:
                 self._handle.update({"text/plain": line}, raw=True)
         return line
 
 
-# ---------------------------------------------------------------- judge
+# ---------------------------------------------------------------- judge and plot
 
 
 def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of a proportion by Wilson (1927), which holds near 1 and for few samples.
-
-    Args:
-        correct: Number of successes.
-        total: Number of trials.
-        level: Confidence level.
-
-    Returns:
-        Lower and upper bound, between 0 and 1.
+    """Return both ends of the interval of a proportion by Wilson (1927), which holds near 1 and for few samples.
 
     Raises:
         ValueError: `correct` is not between 0 and `total`, or `total` is 0.
     """
     if not 0 <= correct <= total or total < 1:
         raise ValueError(f"{correct} of {total} is not a proportion.")
-    interval = binomtest(int(correct), int(total)).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return `(n, 10)` probabilities as they are when the logits are divided by `temperature`."""
-    logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-38))
-    return np.exp(log_softmax(logits / temperature, axis=1))
-
-
-def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Fit the one number that calibrates a classifier (Guo et al. 2017, arXiv:1706.04599).
-
-    Args:
-        probabilities: Shape `(n, 10)`, of tiles that were not trained on.
-        labels: Shape `(n,)`, class indices.
-
-    Returns:
-        The temperature (above 1: the classifier was too sure) that minimises the log loss.
-    """
-
-    def loss(log_temperature: float) -> float:
-        return log_loss(labels, apply_temperature(probabilities, np.exp(log_temperature)), labels=range(len(CLASSES)))
-
-    return float(np.exp(minimize_scalar(loss, bounds=np.log([0.1, 10.0]), method="bounded").x))
-
-
-def calibration_bins(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> tuple[float, pd.DataFrame]:
-    """Compare confidence with accuracy in equally wide bins of the highest probability (Guo et al. 2017).
-
-    Args:
-        probabilities: Shape `(n, 10)`.
-        labels: Shape `(n,)`, class indices.
-        bins: Number of bins between 0 and 1.
-
-    Returns:
-        The expected calibration error, the mean of |accuracy - confidence| over bins weighted by their
-        tiles; and a row for each non-empty bin: `confidence`, `accuracy`, `tiles`.
-    """
-    confidence = probabilities.max(axis=1)
-    table = pd.DataFrame({"confidence": confidence, "accuracy": probabilities.argmax(axis=1) == labels})
-    table["tiles"] = 1
-    groups = table.groupby(np.minimum((confidence * bins).astype(int), bins - 1))
-    table = groups.agg({"confidence": "mean", "accuracy": "mean", "tiles": "sum"})
-    error = np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["tiles"])
-    return float(error), table
-
-
-# ---------------------------------------------------------------- plot
+    return tuple(map(float, binomtest(int(correct), int(total)).proportion_ci(level, method="wilson")))
 
 
 def plot_tiles(
-    images: Sequence[np.ndarray],
-    titles: Sequence[str],
-    columns: int = 10,
-    correct: Sequence[bool] | None = None,
-    inches: float = 1.2,
+    images: Sequence, titles: Sequence[str], columns: int = 10, correct: Sequence | None = None, inches: float = 1.2
 ) -> Figure:
     """Show images in a grid, each below its title.
 
@@ -508,18 +372,15 @@ def plot_tiles(
         inches: Width of an image.
     """
     rows = -(-len(images) // columns)
-    height, width = images[0].shape[:2]
-    row_inches = inches * height / width + 0.17 * max(title.count("\n") + 1 for title in titles)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * inches, rows * row_inches), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
+    row_inches = inches * len(images[0]) / len(images[0][0]) + 0.17 * max(title.count("\n") + 1 for title in titles)
+    size = (columns * inches, rows * row_inches)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(images) :]:
         axis.set_visible(False)
     for index, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
-        axis.set_visible(True)
         axis.imshow(image)
-        axis.set_title(title, fontsize=8, pad=3)
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(title, fontsize=8, pad=3, parse_math=False)
         for side in axis.spines.values():
             side.set_visible(correct is not None)
             if correct is not None:
@@ -528,76 +389,111 @@ def plot_tiles(
     return figure
 
 
-def plot_confusion(labels: Sequence[str], predictions: Sequence[str]) -> Figure:
-    """Plot the confusion matrix, each row in per cent of its class.
+# ---------------------------------------------------------------- classify images of any size
+
+
+@contextmanager
+def open_image(path: str | Path, levels: Sequence[int] = LEVELS) -> Iterator[tuple[tuple[int, int], Callable]]:
+    """Open an image of any size without reading it.
 
     Args:
-        labels: True class names.
-        predictions: Predicted class names.
+        path: JPEG, PNG, TIFF (its first page) or JPEG 2000; RGB, RGBA, grey or palette; of 8 or 16 bits.
+        levels: The values of a 16-bit image that become 1 and 255.
+
+    Yields:
+        Its height and width in pixels; and a function that reads a `rasterio.windows.Window` of it, or all of it
+        reduced to `shape`, as `uint8` `(height, width, 3)`, RGB, 0 where there are no data.
+
+    Raises:
+        ValueError: The file cannot be read, or holds other bands or numbers.
     """
-    matrix = 100 * confusion_matrix(labels, predictions, labels=CLASSES, normalize="true")
-    figure, axis = plt.subplots(figsize=(8.5, 6.8), layout="constrained")
-    texts = np.vectorize(lambda value: f"{value:.1f}" if value else "")(matrix)
-    sns.heatmap(
-        matrix, annot=texts, fmt="", cmap="Blues", vmin=0, vmax=100, xticklabels=CLASSES, yticklabels=CLASSES,
-        cbar_kws={"label": "share of the true class (%)"}, ax=axis,
-    )  # fmt: skip
-    axis.set(xlabel="predicted class", ylabel="true class")
-    axis.tick_params(axis="x", rotation=40)
-    plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
-    return figure
+    with warnings.catch_warnings(), ExitStack() as stack:
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        try:
+            stack.enter_context(rasterio.Env(**GDAL_OPTIONS))
+            source = stack.enter_context(rasterio.open(path))
+            if source.driver not in ("JPEG", "PNG", "GTiff", "JP2OpenJPEG"):  # some formats refer to other files
+                raise rasterio.errors.RasterioError(source.driver)
+        except rasterio.errors.RasterioError as error:
+            raise ValueError(f"{path}: not a readable JPEG, PNG or TIFF image ({error})") from error
+        roles, colours = source.colorinterp, (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+        bands = [band for band, role in zip(source.indexes, roles, strict=True) if role != ColorInterp.alpha]
+        if set(colours) <= set(roles):  # in whatever order, with others or without
+            bands = [roles.index(colour) + 1 for colour in colours]
+        if len(bands) not in (1, 3):
+            raise ValueError(f"{path}: {len(bands)} bands instead of 3 (red, green, blue) or 1 (grey or palette)")
+        palette = source.colormap(1) if roles[0] == ColorInterp.palette else None
+        kind, structure = source.dtypes[0], source.tags(1, ns="IMAGE_STRUCTURE") | source.tags(ns="IMAGE_STRUCTURE")
+        odd = {"NBITS", "MINISWHITE"} & set(structure)  # fewer bits; white is 0
+        if kind not in ("uint8", "uint16") or (odd if kind == "uint8" else palette):
+            raise ValueError(f"{path}: not the usual whole numbers of 8 or 16 bits ({kind}, {structure})")
+
+        def read(window: Window | None = None, shape: tuple[int, int] | None = None) -> np.ndarray:
+            try:
+                pixels = source.read(bands, window=window, out_shape=shape and (len(bands), *shape))
+                known = source.dataset_mask(window=window, out_shape=shape) > 0
+            except rasterio.errors.RasterioError as error:
+                raise ValueError(f"{path}: damaged or incomplete ({error.__cause__ or error})") from error
+            if pixels.dtype == np.uint16:
+                known &= pixels.any(axis=0)
+                pixels = np.interp(pixels, levels, (1, 255)).round().astype(np.uint8)
+            if palette:
+                table = np.array([palette.get(index, (0, 0, 0))[:3] for index in range(256)], np.uint8)
+                pixels = table[pixels[0]].transpose(2, 0, 1)
+            return np.moveaxis(np.broadcast_to(np.where(known, pixels, 0), (3, *known.shape)), 0, -1).astype(np.uint8)
+
+        yield source.shape, read
 
 
-def plot_reliability(probabilities: dict[str, np.ndarray], labels: np.ndarray) -> Figure:
-    """Plot accuracy against confidence, above a histogram of confidence, for each set of probabilities.
+def classify_image(
+    model: keras.Model, path: str | Path, stride: int = TILE_SIZE, levels: Sequence[int] = LEVELS
+) -> pd.DataFrame:
+    """Cut an image of any size into tiles of 64x64 pixels and classify them, with a few rows of tiles in memory.
 
     Args:
-        probabilities: Name to `(n, 10)` array.
-        labels: Shape `(n,)`, class indices.
+        model: Takes `uint8` tiles `(n, 64, 64, 3)` and returns probabilities `(n, 10)`.
+        path: An image as for `open_image`.
+        stride: Pixels from one tile to the next, 1 to 64. The last tile of a row or column ends at the border.
+        levels: As for `open_image`.
+
+    Returns:
+        One row a tile. `top`, `left`, `height`, `width`: the part of the image, in pixels, that is nearer to this
+        tile's centre than to another's. `label` and `probability`: its most probable class, or `NO_DATA` and NaN if
+        more than half of the tile is black or transparent.
+        `red`, `green`, `blue`: its mean colour, 0 to 255.
+
+    Raises:
+        ValueError: The image cannot be read or is smaller than a tile; or the stride is not possible.
     """
-    figure, axes = plt.subplots(
-        2, len(probabilities), figsize=(5 * len(probabilities), 5.5), height_ratios=[3, 1.2],
-        sharex=True, sharey="row", squeeze=False, layout="constrained",
-    )  # fmt: skip
-    for (upper, lower), (name, values) in zip(axes.T, probabilities.items(), strict=True):
-        error, bins = calibration_bins(values, labels)
-        upper.plot([0, 1], [0, 1], ":", color="black", label="perfectly calibrated")
-        right = (bins["accuracy"] * bins["tiles"]).round()
-        low, high = np.array([wilson_interval(*pair) for pair in zip(right, bins["tiles"], strict=True)]).T
-        bars = [bins["accuracy"] - low, high - bins["accuracy"]]
-        upper.errorbar(
-            bins["confidence"], bins["accuracy"], bars, fmt="o-", color="#0072B2", label="tiles, 95% interval"
-        )
-        upper.set(title=f"{name}: expected calibration error {100 * error:.2f}%")
-        upper.legend()
-        lower.hist(values.max(axis=1), bins=15, range=(0, 1), color="#0072B2")
-        lower.set(yscale="log", xlabel="highest probability (confidence)")
-    axes[0, 0].set_ylabel("share that is right")
-    axes[1, 0].set_ylabel("tiles")
-    return figure
-
-
-def plot_interval_width(accuracy: float, samples: int, total: int) -> Figure:
-    """Plot how the 95% Wilson interval narrows with the number of tiles.
-
-    Args:
-        accuracy: The accuracy around which the intervals are drawn, 0 to 1.
-        samples: A number of tiles to mark.
-        total: The number of test tiles, also marked.
-    """
-    counts = sorted({n for n in (5, 10, 20, 50, 100, 200, 500, 1000, 2000) if n < total} | {samples, total})
-    figure, axis = plt.subplots(figsize=(8, 3.8), layout="constrained")
-    axis.axhline(100 * accuracy, color="black", linewidth=1, label=f"accuracy of all {total:,} tiles: {accuracy:.1%}")
-    for count in counts:
-        low, high = wilson_interval(round(accuracy * count), count)
-        is_marked = count in (samples, total)
-        axis.vlines(
-            count, 100 * low, 100 * high, linewidth=7, color="#D55E00" if is_marked else "#56B4E9",
-            linestyle=(0, (1, 0.3)) if count == samples else "-",
-            label=f"{count:,} tiles: {100 * (high - low):.1f} points wide" if is_marked else None,
-        )  # fmt: skip
-    axis.set(xscale="log", xlabel="number of test tiles", ylabel="accuracy (%), 95% Wilson interval")
-    axis.set_xticks(counts, [f"{count:,}" for count in counts])
-    axis.minorticks_off()
-    axis.legend(loc="lower right")
-    return figure
+    if not isinstance(stride, int) or not 1 <= stride <= TILE_SIZE:
+        raise ValueError(f"The stride must be a whole number of pixels from 1 to {TILE_SIZE}, not {stride!r}.")
+    with open_image(path, levels) as (shape, read):
+        if min(shape) < TILE_SIZE:
+            raise ValueError(f"{path}: {shape[1]}x{shape[0]} pixels, smaller than a tile of {TILE_SIZE}x{TILE_SIZE}")
+        tops, lefts = (np.unique(np.r_[0 : size - TILE_SIZE : stride, size - TILE_SIZE]) for size in shape)
+        rows = min(len(tops), max(1, BATCH_SIZE // len(lefts)))
+        groups = np.split(tops, range(rows, len(tops), rows))
+        progress = Progress(Path(path).name, rows * len(lefts))
+        progress.set_params({"steps": len(groups)})
+        progress.on_predict_begin()
+        colours, probabilities = [], []
+        for step, group in enumerate(groups):
+            strips = [read(Window(0, top, shape[1], TILE_SIZE)) for top in group.tolist()]
+            views = [sliding_window_view(strip, TILE_SIZE, axis=1)[:, lefts] for strip in strips]
+            tiles = np.concatenate([view.transpose(1, 0, 3, 2) for view in views])
+            lit = tiles.any(axis=-1).sum(axis=(1, 2))  # pixels that have data
+            colours.append(tiles.sum(axis=(1, 2)) / np.maximum(lit, 1)[:, None])
+            probabilities.append(np.full((len(tiles), len(CLASSES)), np.nan))
+            known = np.flatnonzero(lit >= TILE_SIZE**2 / 2)
+            for first in range(0, len(known), BATCH_SIZE):
+                part = known[first : first + BATCH_SIZE]
+                probabilities[-1][part] = model.predict_on_batch(tiles[part])
+            progress.on_predict_batch_end(step)
+    y, x = (np.r_[0, (at[1:] + at[:-1] + TILE_SIZE) // 2, size] for at, size in zip((tops, lefts), shape, strict=True))
+    table = pd.MultiIndex.from_product([y[:-1], x[:-1]], names=["top", "left"]).to_frame(index=False)
+    table["height"], table["width"] = np.repeat(np.diff(y), len(lefts)), np.tile(np.diff(x), len(tops))
+    table["probability"] = np.concatenate(probabilities).max(axis=1)
+    best = np.array(CLASSES)[np.concatenate(probabilities).argmax(axis=1)]
+    table["label"] = np.where(table["probability"].isna(), NO_DATA, best)
+    table[["red", "green", "blue"]] = np.concatenate(colours)
+    return table

@@ -1,5 +1,6 @@
 """Synthetic EuroSAT: ten visibly different classes, and both notebooks run once on them."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 from pathlib import Path
 
 import matplotlib as mpl
+import nbformat
 import numpy as np
 import papermill
 import psutil
@@ -42,6 +44,31 @@ def data(tmp_path):
     """A folder with a small data set in `EuroSAT_RGB/`."""
     make_tiles(tmp_path / "data" / "EuroSAT_RGB")
     return tmp_path / "data"
+
+
+def make_own_images(folder):
+    """Write images as users have them: a scene, a single tile, and four that cannot be used."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 256, (100, 160, 3), np.uint8)).save(folder / "scene.png")
+    Image.fromarray(random.integers(0, 256, (64, 64, 4), np.uint8)).save(folder / "tile.tif")
+    Image.new("RGB", (63, 64)).save(folder / "small.png")
+    Image.new("RGB", (128, 128)).save(folder / "black.png")
+    whole = (folder / "scene.png").read_bytes()
+    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("not an image")
+    (folder / "notes.txt").write_text("not meant to be one")
+
+
+def notebook_functions(name):
+    """Return the functions that a notebook defines, by name, without running the rest of it."""
+    cells = nbformat.read(REPOSITORY / name, as_version=4).cells
+    nodes = [node for cell in cells if cell.cell_type == "code" for node in ast.parse(cell.source).body]
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    kept = [node for node in nodes if isinstance(node, kinds) or ast.unparse(node).startswith("CLASS_COLOURS")]
+    names = {}
+    exec(compile(ast.Module(kept, []), name, "exec"), names)
+    return names
 
 
 def run_notebook(name, folder, **parameters):
@@ -84,5 +111,6 @@ def run(tmp_path_factory):
         "Training.ipynb", folder, lambda: any(checkpoints.glob("*/backup/training_metadata.json")), **settings
     )
     training = run_notebook("Training.ipynb", folder, **settings)
-    inference = run_notebook("Inference.ipynb", folder, **paths)
+    make_own_images(folder / "my images")
+    inference = run_notebook("Inference.ipynb", folder, IMAGES=str(folder / "my images"), STRIDE=32, **paths)
     return {"results": folder / "results", "training": training, "inference": inference, "paths": paths}

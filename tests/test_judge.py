@@ -1,26 +1,19 @@
-"""Intervals, calibration, saving and every plot."""
+"""Intervals, calibration, saving and plots."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import notebook_functions
 from PIL import Image
 from scipy.special import softmax
 
-from eurosat_utils import (
-    CLASSES,
-    Progress,
-    apply_temperature,
-    atomic_path,
-    calibration_bins,
-    describe_machine,
-    fit_temperature,
-    plot_confusion,
-    plot_interval_width,
-    plot_reliability,
-    plot_tiles,
-    save_figure,
-    wilson_interval,
-)
+from eurosat_utils import Progress, atomic_path, plot_tiles, save_figure, wilson_interval
+
+
+@pytest.fixture(scope="module")
+def training():
+    """The functions of Training.ipynb."""
+    return notebook_functions("Training.ipynb")
 
 
 @pytest.mark.parametrize(
@@ -53,29 +46,32 @@ def overconfident():
     return softmax(2.5 * logits, axis=1), labels
 
 
-def test_temperature_is_found_and_calibrates_without_changing_a_prediction(overconfident):
+def test_temperature_is_found_and_calibrates_without_changing_a_prediction(overconfident, training):
     probabilities, labels = overconfident
-    temperature = fit_temperature(probabilities, labels)
+    calibration_bins = training["calibration_bins"]
+    temperature = training["fit_temperature"](probabilities, labels)
     assert temperature == pytest.approx(2.5, rel=0.08)
-    calibrated = apply_temperature(probabilities, temperature)
+    calibrated = training["apply_temperature"](probabilities, temperature)
     np.testing.assert_allclose(calibrated.sum(axis=1), 1)
     np.testing.assert_array_equal(calibrated.argmax(axis=1), probabilities.argmax(axis=1))
     assert calibration_bins(calibrated, labels)[0] < 0.03 < 0.2 < calibration_bins(probabilities, labels)[0]
 
 
-def test_temperature_can_be_undone_and_survives_zeros():
+def test_temperature_can_be_undone_and_survives_zeros(training):
+    apply_temperature = training["apply_temperature"]
     probabilities = np.array([[1.0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0.55, 0.45, 0, 0, 0, 0, 0, 0, 0, 0]], np.float32)
     warm = apply_temperature(probabilities, 2.0)
     assert np.isfinite(warm).all()
     np.testing.assert_allclose(apply_temperature(warm, 0.5), probabilities, atol=1e-6)
 
 
-def test_calibration_error_by_hand():
+def test_calibration_error_by_hand(training):
     probabilities = np.zeros((4, 10))
     probabilities[:, 0] = [0.9, 0.9, 0.5, 1.0]
     probabilities[:, 1] = 1 - probabilities[:, 0]
-    error, bins = calibration_bins(probabilities, np.array([0, 1, 0, 0]))
+    error, bins = training["calibration_bins"](probabilities, np.array([0, 1, 0, 0]))
     assert list(bins["tiles"]) == [1, 2, 1]
+    assert list(bins["right"]) == [1, 1, 1]
     assert error == pytest.approx((0.5 + 2 * 0.4 + 0.0) / 4)
 
 
@@ -95,13 +91,6 @@ def test_file_appears_only_when_it_is_complete(tmp_path):
     assert target.read_text() == "whole"
 
 
-def test_machine_is_described():
-    machine = describe_machine()
-    assert machine["processor"]
-    assert machine["cores"] >= 1
-    assert 0.01 < machine["peak_memory_gb"] < machine["memory_gb"]
-
-
 def test_progress_tells_share_speed_and_time_left(capsys):
     progress = Progress("fine-tuning", 10)
     progress.set_params({"epochs": 2, "steps": 40})
@@ -111,17 +100,20 @@ def test_progress_tells_share_speed_and_time_left(capsys):
     progress.on_epoch_end(0, {"accuracy": 0.5, "val_accuracy": 0.25})
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "fine-tuning: epoch 1/2 done, accuracy 0.5000, validation accuracy 0.2500"
-    estimate = next(line for line in lines if " 52%" in line)
-    assert "fine-tuning: epoch 1/2" in estimate
-    assert "tiles/s, about 0.0 min left accuracy 0.500" in estimate
+    estimate = next(line for line in lines if line.startswith("fine-tuning:  25%|"))
+    assert "<00:0" in estimate  # the time that is left
+    assert estimate.endswith(" tiles/s, accuracy 0.500")
 
 
-@pytest.fixture
-def judged():
-    """Labels, predictions and probabilities of 200 tiles."""
-    random = np.random.default_rng(0)
-    probabilities = random.dirichlet(np.full(10, 0.2), 200)
-    return random.integers(0, 10, 200), probabilities
+def test_progress_of_a_resumed_run_counts_from_where_it_resumes(capsys):
+    progress = Progress("fine-tuning", 10)
+    progress.set_params({"epochs": 4, "steps": 20})
+    progress.on_epoch_begin(3)
+    progress._start -= 100  # s
+    for step in range(20):
+        progress.on_train_batch_end(step, {"accuracy": 0.5})
+    line = next(line for line in capsys.readouterr().out.splitlines() if "100%" in line)
+    assert "2.00 tiles/s" in line
 
 
 def test_tiles_are_shown_below_their_titles_and_framed_by_correctness():
@@ -134,35 +126,8 @@ def test_tiles_are_shown_below_their_titles_and_framed_by_correctness():
     assert styles[0] == styles[2] != styles[1]
 
 
-def test_confusion_matrix_shows_class_names_and_per_cent(judged):
-    labels = [CLASSES[index] for index in judged[0]]
-    predictions = ["River" if label == "Highway" else label for label in labels]
-    axis = plot_confusion(labels, predictions).axes[0]
-    assert [text.get_text() for text in axis.get_yticklabels()] == list(CLASSES)
-    texts = np.reshape([text.get_text() for text in axis.texts], (10, 10))
-    assert texts[CLASSES.index("Highway"), CLASSES.index("River")] == "100.0"
-    assert texts[CLASSES.index("Highway"), CLASSES.index("Highway")] == ""
-    assert "%" in axis.collections[0].colorbar.ax.get_ylabel()
-
-
-def test_reliability_states_the_error_of_each_variant(judged):
-    labels, probabilities = judged
-    figure = plot_reliability({"before": probabilities, "after": apply_temperature(probabilities, 3)}, labels)
-    error = calibration_bins(probabilities, labels)[0]
-    assert figure.axes[0].get_title() == f"before: expected calibration error {100 * error:.2f}%"
-    assert sum(patch.get_height() for patch in figure.axes[2].patches) == len(labels)
-
-
-def test_interval_plot_marks_both_numbers_of_images():
-    axis = plot_interval_width(0.95, 20, 5400).axes[0]
-    labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    low, high = wilson_interval(19, 20)
-    assert f"20 tiles: {100 * (high - low):.1f} points wide" in labels
-    assert any(label.startswith("5,400 tiles") for label in labels)
-
-
 def test_figure_is_saved_as_png_of_readable_size(tmp_path):
-    figure = plot_interval_width(0.9, 20, 100)
+    figure = plt.figure(figsize=(8, 3.8))
     shown = save_figure(figure, tmp_path / "deep" / "figure.png")
     assert shown.data == (tmp_path / "deep" / "figure.png").read_bytes()
     assert not plt.fignum_exists(figure.number)

@@ -1,14 +1,16 @@
 """Both notebooks, run end to end on synthetic tiles: what they leave behind and how they fail."""
 
 import json
+import re
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TILES_PER_CLASS, make_tiles, run_notebook
+from conftest import TILES_PER_CLASS, make_tiles, notebook_functions, run_notebook
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
+from scipy.spatial.distance import cdist
 
 from eurosat_utils import CLASSES, load_tiles, split_digest, wilson_interval
 
@@ -37,6 +39,7 @@ def test_every_file_of_the_readme_is_written(run):
         "metrics.json", "run.json", "class_counts.png", "samples.png", "mean_colours.png", "augmentation.png",
         "history.png", "class_scores.png", "confusion_matrix.png", "reliability.png",
         "inference.csv", "inference.png", "inference_gradcam.png", "inference_accuracy.csv", "inference_interval.png",
+        "mosaic.csv", "mosaic.png", "own_images",
     }  # fmt: skip
     assert not any(name.startswith(".") for name in files)
     for path in run["results"].glob("*.png"):
@@ -53,6 +56,8 @@ def test_record_of_the_run(run):
     assert len(record["weights"]["sha256"]) == 64
     assert set(record["seconds"]) == {"load", "fine-tuning", "calibration", "test"}  # the killed run did the rest
     assert record["versions"]["keras"] == keras.__version__
+    assert record["machine"]["processor"]
+    assert 0.1 < record["machine"]["peak_memory_gb"] < record["machine"]["memory_gb"]
     assert record["resumed"] is True
     assert record["metrics"] == json.loads((run["results"] / "metrics.json").read_text())
 
@@ -91,6 +96,16 @@ def test_model_prepares_pixels_as_imagenet_images_were(run):
     np.testing.assert_allclose(prepared[0, 5, 5], [50 - 103.939, 100 - 116.779, 200 - 123.68], atol=1e-3)
 
 
+def test_calibration_table_follows_from_the_predictions(run):
+    predictions = pd.read_csv(run["results"] / "test_predictions.csv")
+    probabilities, labels = predictions[list(CLASSES)].to_numpy(), predictions["label"].map(CLASSES.index).to_numpy()
+    scores = json.loads((run["results"] / "metrics.json").read_text())["calibration"]["after calibration"]
+    truth = np.eye(10)[labels]
+    assert scores["brier_score"] == pytest.approx(((probabilities - truth) ** 2).sum(axis=1).mean(), abs=1e-4)
+    error, _ = notebook_functions("Training.ipynb")["calibration_bins"](probabilities, labels)
+    assert scores["expected_calibration_error"] == pytest.approx(error, abs=1e-4)
+
+
 def test_temperature_is_in_the_saved_model(run):
     metrics = json.loads((run["results"] / "metrics.json").read_text())
     before, after = (metrics["calibration"][f"{when} calibration"] for when in ("before", "after"))
@@ -116,6 +131,66 @@ def test_inference_compares_the_samples_with_the_whole_test_part(run):
     metrics = json.loads((run["results"] / "metrics.json").read_text())
     assert list(comparison["of"]) == [20, 2 * TILES_PER_CLASS]
     assert comparison["accuracy"].iloc[1] == pytest.approx(metrics["accuracy"], abs=1e-4)
+
+
+def test_map_of_the_mosaic_agrees_with_the_tiles_one_by_one(run):
+    mosaic = pd.read_csv(run["results"] / "mosaic.csv")
+    predictions = pd.read_csv(run["results"] / "test_predictions.csv").set_index("file").loc[mosaic["file"]]
+    assert len(mosaic) == 16  # the largest square with at most 20 tiles
+    assert list(mosaic["label"]) == list(predictions["predicted"])
+    assert list(mosaic["truth"]) == list(predictions["label"])
+    np.testing.assert_allclose(mosaic["probability"], predictions[list(CLASSES)].max(axis=1), atol=2e-4)
+    assert "16 answers agree" in outputs(run["inference"])
+
+
+def test_own_images_become_maps_and_the_others_are_listed(run):
+    folder = run["results"] / "own_images" / "my images"
+    overview = pd.read_csv(folder / "overview.csv").set_index("image")
+    assert list(overview.index) == ["scene.png", "tile.tif"]
+    assert overview.loc["scene.png", ["width", "height", "tiles"]].tolist() == [160, 100, 4 * 3]
+    assert overview.loc["tile.tif", "tiles"] == 1
+    assert {path.name for path in folder.iterdir()} == {
+        "overview.csv", "tiles.png", "scene.png_map.png", "scene.png_tiles.csv",
+    }  # fmt: skip
+    text = outputs(run["inference"])
+    assert "4 of 6 images could not be used." in text
+    for line in (
+        r"black.png: no data, \(nearly\) all pixels are black or transparent",
+        "small.png: 63x64 pixels, smaller than a tile of 64x64",
+        "text.jpg: not a readable JPEG, PNG or TIFF image",
+        "truncated.png: damaged or incomplete",
+    ):
+        assert re.search(line, text)
+    assert "notes.txt" not in text
+
+
+def test_unusual_colours_are_noticed(run):
+    split = pd.read_csv(run["results"] / "split.csv")
+    files = split["file"][split["split"] == "train"]
+    colours = load_tiles(f"{run['paths']['DATA_DIR']}/EuroSAT_RGB", files).mean(axis=(1, 2))
+    limit = np.quantile(np.sort(cdist(colours, colours), axis=1)[:, 1], 0.999)
+    folder = run["results"] / "own_images" / "my images"
+    overview = pd.read_csv(folder / "overview.csv").set_index("image")["unusual tiles"]
+    table = pd.read_csv(folder / "scene.png_tiles.csv")
+    distances = cdist(table[["red", "green", "blue"]], colours).min(axis=1)
+    assert overview["scene.png"] == pytest.approx((distances > limit).mean(), abs=1e-4)
+    text = outputs(run["inference"])
+    assert overview.max() > 0.01  # the images are noise, unlike the training tiles
+    for name, share in overview.items():
+        assert (f"of the tiles of {name} have unusual colours" in text) == (share > 0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"IMAGES": "nowhere"}, "IMAGES: .*nowhere does not exist"),
+        ({"STRIDE": 65}, "STRIDE must be a whole number of pixels from 1 to 64, not 65"),
+        ({"LEVELS": [2750, 0]}, r"LEVELS must be two values .* not \[2750, 0\]"),
+    ],
+)
+def test_impossible_settings_of_inference_are_named_before_any_work(tmp_path, settings, message):
+    with pytest.raises(PapermillExecutionError, match=message):
+        run_notebook("Inference.ipynb", tmp_path, MODEL_PATH="nothing.keras", **settings)
 
 
 def test_inference_without_a_model_says_to_train_first(run, tmp_path):

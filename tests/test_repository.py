@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
@@ -51,12 +52,21 @@ def test_sizes_of_committed_files():
     assert all(size < 500e3 for name, size in sizes.items() if name.endswith(".png"))
 
 
+def test_module_is_small_and_map_of_the_mosaic_agrees_with_the_test():
+    assert len((REPOSITORY / "eurosat_utils.py").read_text("utf-8").splitlines()) < 500
+    mosaic = pd.read_csv(REPOSITORY / "results" / "mosaic.csv")
+    predictions = pd.read_csv(REPOSITORY / "results" / "test_predictions.csv").set_index("file").loc[mosaic["file"]]
+    assert len(mosaic) == 400
+    assert list(mosaic["label"]) == list(predictions["predicted"])
+
+
 def test_numbers_in_prose_equal_those_in_results():
     metrics = json.loads((REPOSITORY / "results" / "metrics.json").read_text())
     run = json.loads((REPOSITORY / "results" / "run.json").read_text())
     readme = (REPOSITORY / "README.md").read_text("utf-8")
     introduction = nbformat.read(REPOSITORY / "Training.ipynb", as_version=4).cells[0].source
     low, high = metrics["accuracy_95_percent_interval"]
+    mosaic = pd.read_csv(REPOSITORY / "results" / "mosaic.csv")
     minutes = sum(run["seconds"].values()) / 60
     before, after = (metrics["calibration"][f"{when} calibration"] for when in ("before", "after"))
     for text in (
@@ -67,6 +77,7 @@ def test_numbers_in_prose_equal_those_in_results():
         f"{minutes:.0f} minutes",
         f"{run['machine']['peak_memory_gb']:.1f} GB",
         run["weights"]["file"],
+        f"mosaic of {len(mosaic)} test tiles ({(mosaic['label'] == mosaic['truth']).mean():.2%} of them right",
         *(f"{scores[name]:.4f}" for scores in (before, after) for name in scores),
     ):
         assert text in readme, f"README.md does not say {text!r}"

@@ -5,9 +5,11 @@ import json
 
 import pandas as pd
 import pytest
-from conftest import make_tiles
+from conftest import make_tiles, notebook_functions
 
-from eurosat_utils import CLASSES, list_tiles, read_split, sample_test_tiles, split_digest, split_tiles
+from eurosat_utils import CLASSES, list_tiles, read_split, split_digest, split_tiles
+
+sample_test_tiles = notebook_functions("Inference.ipynb")["sample_test_tiles"]
 
 
 @pytest.fixture
