@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import rasterio
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from eurosat_utils import BATCH_SIZE, TILE_SIZE, classify_image, keras  # noqa: E402
+import keras  # noqa: E402
+
+from eurosat_utils import BATCH_SIZE, TILE_SIZE, classify_image  # noqa: E402
 
 ALTERNATIONS = 5
 SCENE_SIDE = 10_980  # pixels
@@ -24,8 +27,6 @@ SCENE_SIDE = 10_980  # pixels
 
 def write_scene(path, width, height):
     """Write noise as 16-bit TIFF, in the blocks and with the compression that GDAL's users prefer; return it."""
-    import rasterio
-
     pixels = np.random.default_rng(0).integers(1, 2751, (3, height, width), np.uint16)
     kind = {"driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint16", "tiled": True}
     place = rasterio.transform.from_origin(600_000, 5_300_040, 10, 10)  # m
