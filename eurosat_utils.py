@@ -422,7 +422,8 @@ def open_image(path: str | Path, levels: Sequence[int] = LEVELS) -> Iterator[tup
             bands = [roles.index(colour) + 1 for colour in colours]
         if len(bands) not in (1, 3):
             raise ValueError(f"{path}: {len(bands)} bands instead of 3 (red, green, blue) or 1 (grey or palette)")
-        palette = source.colormap(1) if roles[0] == ColorInterp.palette else None
+        palette = source.colormap(1) if roles[0] == ColorInterp.palette else {}
+        palette_colours = np.array([palette.get(index, (0, 0, 0))[:3] for index in range(256)], np.uint8)
         kind, structure = source.dtypes[0], source.tags(1, ns="IMAGE_STRUCTURE") | source.tags(ns="IMAGE_STRUCTURE")
         odd = {"NBITS", "MINISWHITE"} & set(structure)  # fewer bits; white is 0
         if kind not in ("uint8", "uint16") or (odd if kind == "uint8" else palette):
@@ -438,8 +439,7 @@ def open_image(path: str | Path, levels: Sequence[int] = LEVELS) -> Iterator[tup
                 known &= pixels.any(axis=0)
                 pixels = np.interp(pixels, levels, (1, 255)).round().astype(np.uint8)
             if palette:
-                table = np.array([palette.get(index, (0, 0, 0))[:3] for index in range(256)], np.uint8)
-                pixels = table[pixels[0]].transpose(2, 0, 1)
+                pixels = palette_colours[pixels[0]].transpose(2, 0, 1)
             return np.moveaxis(np.broadcast_to(np.where(known, pixels, 0), (3, *known.shape)), 0, -1).astype(np.uint8)
 
         yield source.shape, read
@@ -492,8 +492,8 @@ def classify_image(
     y, x = (np.r_[0, (at[1:] + at[:-1] + TILE_SIZE) // 2, size] for at, size in zip((tops, lefts), shape, strict=True))
     table = pd.MultiIndex.from_product([y[:-1], x[:-1]], names=["top", "left"]).to_frame(index=False)
     table["height"], table["width"] = np.repeat(np.diff(y), len(lefts)), np.tile(np.diff(x), len(tops))
-    table["probability"] = np.concatenate(probabilities).max(axis=1)
-    best = np.array(CLASSES)[np.concatenate(probabilities).argmax(axis=1)]
-    table["label"] = np.where(table["probability"].isna(), NO_DATA, best)
+    probabilities = np.concatenate(probabilities)
+    table["probability"] = probabilities.max(axis=1)
+    table["label"] = np.where(table["probability"].isna(), NO_DATA, np.take(CLASSES, probabilities.argmax(axis=1)))
     table[["red", "green", "blue"]] = np.concatenate(colours)
     return table
