@@ -1,7 +1,4 @@
-"""Load, split and plot EuroSAT (RGB) and classify images: what Training.ipynb and Inference.ipynb share.
-
-The functions follow the data: fetch, list, load, split, save, plot, classify. Importing only silences start-up notes.
-"""
+"""Load, split and plot EuroSAT (RGB) and classify images: what Training.ipynb and Inference.ipynb share."""
 
 import hashlib
 import json
@@ -23,7 +20,6 @@ import pandas as pd
 import rasterio
 from IPython import display, get_ipython
 from matplotlib.figure import Figure
-from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
@@ -158,8 +154,7 @@ def list_tiles(folder: str | Path) -> pd.DataFrame:
         names = [name for name in names if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini")]
         foreign = [name for name in names if not name.lower().endswith((".jpg", ".jpeg"))]
         problems += [f"{folder / label / name}: not a JPEG tile" for name in foreign]
-        if not names:
-            problems.append(f"{folder / label}: class folder is empty")
+        problems += [] if names else [f"{folder / label}: class folder is empty"]
         rows += [(f"{label}/{name}", label) for name in names if name not in foreign]
     _raise_if_any(problems, "Restore what is missing, move away what does not belong there, and run this cell again.")
     return pd.DataFrame(rows, columns=["file", "label"])
@@ -220,8 +215,7 @@ def split_tiles(tiles: pd.DataFrame, seed: int) -> pd.DataFrame:
         raise ValueError(f"Three parts need at least 5 tiles a class; found {few.to_dict()}.")
     train, rest = train_test_split(tiles.index, train_size=0.6, stratify=tiles["label"], random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=tiles["label"][rest], random_state=seed)
-    for part, name in ((train, "train"), (validation, "validation"), (test, "test")):
-        tiles.loc[part, "split"] = name
+    tiles.loc[train, "split"], tiles.loc[validation, "split"], tiles.loc[test, "split"] = "train", "validation", "test"
     return tiles
 
 
@@ -247,9 +241,8 @@ def read_split(results_dir: str | Path, tiles: pd.DataFrame, model_path: str | P
         ValueError: A file cannot be read, or the split, the model or the tiles are not those of the run.
     """
     csv, run_json = Path(results_dir, "split.csv"), Path(results_dir, "run.json")
-    for path in (csv, run_json):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist. Run Training.ipynb first: it writes this file.")
+    if missing := [str(path) for path in (csv, run_json) if not path.is_file()]:
+        raise FileNotFoundError(f"{' and '.join(missing)} missing. Run Training.ipynb first: it writes them.")
     again = "Restore the files of one run, or run Training.ipynb again."
     try:
         split, run = pd.read_csv(csv), json.loads(run_json.read_text("utf-8"))
@@ -299,24 +292,29 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> display.Ima
 
 
 class Progress(keras.callbacks.Callback):
-    """One line that updates in place while Keras works on batches of tiles: share done, time taken and left, speed."""
+    """One line that updates in place while Keras works on batches of tiles: share done, time taken and left, speed.
 
-    LINE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
+    `costs`: of a step of each epoch, in any unit, if they differ.
+    """
 
-    def __init__(self, what: str, tiles_per_step: int):
+    LINE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+
+    def __init__(self, what: str, tiles_per_step: int, costs: Sequence[float] | None = None):
         super().__init__()
-        self.what, self.tiles_per_step = what, tiles_per_step
-        self._first, self._handle = None, None
+        self.what, self.tiles_per_step, self.costs = what, tiles_per_step, costs
+        self._start, self._handle = None, None
 
     def on_epoch_begin(self, epoch, logs=None) -> None:  # noqa: D102
-        self._before = epoch * self.params["steps"]
-        if self._first is None:  # later than 0 in a run that is resumed
-            self._first, self._start, self._shown = self._before, time.perf_counter(), 0.0
+        costs = self.costs or [1] * self.params.get("epochs", 1)
+        self._cost, self._before, self._total = costs[epoch], sum(costs[:epoch]), sum(costs)
+        self._epoch_start = time.perf_counter()
+        if self._start is None:
+            self._start = self._shown = self._epoch_start
+            self._first = self._before  # more than 0 in a run that is resumed
 
     def on_train_batch_end(self, batch, logs=None) -> None:  # noqa: D102
-        step, total = self._before + batch + 1, self.params["epochs"] * self.params["steps"]
-        line = self._show(step, total, f"accuracy {logs['accuracy']:.3f}")
-        if step - self._first == 20:  # the first ones are slower
+        line = self._show(batch, f", accuracy {logs['accuracy']:.3f}")
+        if self._before == self._first and batch == 19:  # the first steps are slower
             print(line)  # stays in a log
 
     def on_epoch_end(self, epoch, logs=None) -> None:  # noqa: D102
@@ -324,20 +322,22 @@ class Progress(keras.callbacks.Callback):
         print(f"{self.what}: epoch {epoch + 1}/{self.params['epochs']} done, {scores}")
 
     def on_predict_begin(self, logs=None) -> None:  # noqa: D102
-        self._first, self._start, self._shown = 0, time.perf_counter(), 0.0
+        self._start = None
+        self.on_epoch_begin(0)
 
     def on_predict_batch_end(self, batch, logs=None) -> None:  # noqa: D102
-        self._show(batch + 1, self.params["steps"])
+        self._show(batch)
 
-    def _show(self, step: int, total: int, note: str = "") -> str:
-        done, seconds = np.array([step, total, self._first]) * self.tiles_per_step, time.perf_counter() - self._start
-        line = tqdm.format_meter(
-            *done[:2], seconds, 90, self.what, unit=" tiles", bar_format=self.LINE, postfix=note, initial=done[2]
-        )
-        if seconds - self._shown > 1 or step == total > 1:  # often enough to be seen to move
-            self._shown = seconds
+    def _show(self, batch: int, note: str = "") -> str:
+        now, steps = time.perf_counter(), self.params["steps"]
+        done = self._before + self._cost * (batch + 1) / steps
+        note = f"{(batch + 1) * self.tiles_per_step / (now - self._epoch_start):.1f} tiles/s" + note
+        how = {"bar_format": self.LINE, "postfix": note, "initial": self._first}
+        line = tqdm.format_meter(done, self._total, now - self._start, 90, self.what, **how)
+        if now - self._shown > 1 or (done == self._total and steps > 1):  # often enough to be seen to move
+            self._shown = now
             if get_ipython() is None:
-                print(f"\r{line}", end="\n" if step == total else "", flush=True)
+                print(f"\r{line}", end="\n" if done == self._total else "", flush=True)
             elif self._handle is None:
                 self._handle = display.display({"text/plain": line}, raw=True, display_id=True)
             else:
@@ -381,11 +381,10 @@ def plot_tiles(
         axis.imshow(image)
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=8, pad=3, parse_math=False)
-        for side in axis.spines.values():
-            side.set_visible(correct is not None)
-            if correct is not None:
-                color, style = ("#0072B2", "-") if correct[index] else ("#E69F00", (0, (1.5, 0.8)))
-                side.set(linewidth=4, color=color, linestyle=style, capstyle="butt")
+        axis.spines[:].set_visible(correct is not None)
+        if correct is not None:
+            color, style = ("#0072B2", "-") if correct[index] else ("#E69F00", (0, (1.5, 0.8)))
+            axis.spines[:].set(linewidth=4, color=color, linestyle=style, capstyle="butt")
     return figure
 
 
@@ -459,8 +458,7 @@ def classify_image(
     Returns:
         One row a tile. `top`, `left`, `height`, `width`: the part of the image, in pixels, that is nearer to this
         tile's centre than to another's. `label` and `probability`: its most probable class, or `NO_DATA` and NaN if
-        more than half of the tile is black or transparent.
-        `red`, `green`, `blue`: its mean colour, 0 to 255.
+        more than half of the tile is black or transparent. `red`, `green`, `blue`: its mean colour, 0 to 255.
 
     Raises:
         ValueError: The image cannot be read or is smaller than a tile; or the stride is not possible.
@@ -479,7 +477,7 @@ def classify_image(
         colours, probabilities = [], []
         for step, group in enumerate(groups):
             strips = [read(Window(0, top, shape[1], TILE_SIZE)) for top in group.tolist()]
-            views = [sliding_window_view(strip, TILE_SIZE, axis=1)[:, lefts] for strip in strips]
+            views = [np.lib.stride_tricks.sliding_window_view(strip, TILE_SIZE, axis=1)[:, lefts] for strip in strips]
             tiles = np.concatenate([view.transpose(1, 0, 3, 2) for view in views])
             lit = tiles.any(axis=-1).sum(axis=(1, 2))  # pixels that have data
             colours.append(tiles.sum(axis=(1, 2)) / np.maximum(lit, 1)[:, None])

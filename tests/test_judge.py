@@ -106,14 +106,25 @@ def test_progress_tells_share_speed_and_time_left(capsys):
 
 
 def test_progress_of_a_resumed_run_counts_from_where_it_resumes(capsys):
-    progress = Progress("fine-tuning", 10)
+    progress = Progress("fine-tuning", 10, [1, 1, 2, 4])
     progress.set_params({"epochs": 4, "steps": 20})
     progress.on_epoch_begin(3)
     progress._start -= 100  # s
+    progress._epoch_start -= 100
     for step in range(20):
         progress.on_train_batch_end(step, {"accuracy": 0.5})
-    line = next(line for line in capsys.readouterr().out.splitlines() if "100%" in line)
-    assert "2.00 tiles/s" in line
+    half = next(line for line in capsys.readouterr().out.splitlines() if " 100%|" in line)
+    assert "2.0 tiles/s" in half
+
+
+def test_progress_knows_that_later_epochs_cost_more():
+    progress = Progress("fine-tuning", 10, [1, 3])
+    progress.set_params({"epochs": 2, "steps": 20})
+    progress.on_epoch_begin(0)
+    progress._start -= 100  # s
+    line = progress._show(19)
+    assert "fine-tuning:  25%|" in line
+    assert " 01:40<05:00" in line
 
 
 def test_tiles_are_shown_below_their_titles_and_framed_by_correctness():
