@@ -1,10 +1,8 @@
 """Load, split and plot EuroSAT (RGB) and classify images: what Training.ipynb and Inference.ipynb share."""
 
 import hashlib
-import json
 import logging
 import os
-import shutil
 import tempfile
 import time
 import warnings
@@ -30,6 +28,8 @@ from tqdm import tqdm
 # Start-up notes would fill every notebook; TensorFlow writes its own past Python and its log level.
 warnings.filterwarnings("ignore", "IProgress not found")  # tqdm draws a plain bar without ipywidgets
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # these notebooks are for the CPU
+os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's keras.json says
 _stderr, _null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
 os.dup2(_null, 2)
 try:
@@ -39,6 +39,7 @@ finally:
     os.dup2(_stderr, 2)
     os.close(_stderr)
     os.close(_null)
+keras.config.set_image_data_format("channels_last")
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # no notes on tracing, either
 
 # Helber et al. 2019, "EuroSAT", IEEE JSTARS 12(7), doi:10.1109/JSTARS.2019.2918242
@@ -66,6 +67,7 @@ GDAL_OPTIONS = {
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",  # by default the missing part of a truncated file is grey
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # by default it is whatever was in memory
 }
+MAX_DATA_BYTES = 10**9  # bytes of an extracted archive; EuroSAT has a tenth of that
 MAX_FIGURE_BYTES = 400_000  # bytes; a page with a dozen such figures still opens fast
 TIMEOUT = 60  # seconds without an answer before the next source is tried
 
@@ -93,10 +95,11 @@ def fetch_eurosat(data_dir: str | Path = "data") -> Path:
         if (data_dir / name).is_file():
             return _extract(data_dir / name)
     failures = []
+    downloader = pooch.HTTPDownloader(progressbar=True, headers={"User-Agent": USER_AGENT}, timeout=TIMEOUT)
     for name, (url, sha256) in ARCHIVES.items():
-        downloader = pooch.HTTPDownloader(progressbar=True, headers={"User-Agent": USER_AGENT}, timeout=TIMEOUT)
+        source = pooch.create(data_dir, "", registry={name: f"sha256:{sha256}"}, urls={name: url}, retry_if_failed=1)
         try:
-            pooch.retrieve(url, f"sha256:{sha256}", name, data_dir, downloader=downloader)
+            source.fetch(name, downloader=downloader)
         except (OSError, ValueError) as error:  # network or disk; wrong checksum
             failures.append(f"  {url}\n    {type(error).__name__}: {error}")
         else:
@@ -119,17 +122,31 @@ def _class_root(folder: Path) -> Path | None:
 def _extract(archive: Path) -> Path:
     """Extract to a temporary folder first, so that a half-extracted data set is never found."""
     target = archive.parent / "EuroSAT_RGB"
-    if target.exists():
-        raise ValueError(f"{target} exists but does not hold EuroSAT. Move it away and run this cell again.")
-    with tempfile.TemporaryDirectory(dir=archive.parent, ignore_cleanup_errors=True) as temporary:
-        try:
-            shutil.unpack_archive(archive, temporary, "zip")
-        except (shutil.ReadError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            message = f"{archive} is damaged or not a zip archive ({error}). Delete it and run this cell again."
-            raise ValueError(message) from error
-        if (root := _class_root(Path(temporary))) is None:
-            raise ValueError(f"{archive} does not contain the EuroSAT class folders {', '.join(CLASSES)}.")
-        return root.rename(target)
+    try:
+        with (
+            zipfile.ZipFile(archive) as content,
+            tempfile.TemporaryDirectory(dir=archive.parent, ignore_cleanup_errors=True) as temporary,
+        ):
+            if (size := sum(member.file_size for member in content.infolist())) > MAX_DATA_BYTES:
+                raise ValueError(f"{archive} would fill {size / 1e9:.1f} GB of disk: it is not EuroSAT. Delete it.")
+            content.extractall(temporary)  # never outside, whatever its members are called; makes no links
+            places = [Path(temporary), *sorted(Path(temporary).glob("*")), *sorted(Path(temporary).glob("*/*"))]
+            roots = filter(None, (_class_root(place) for place in places if "__MACOSX" not in place.parts))
+            if (root := next(roots, None)) is None:
+                raise ValueError(f"{archive} does not contain the EuroSAT class folders {', '.join(CLASSES)}.")
+            try:
+                list_tiles(root)
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(root), str(archive))) from None
+            return root.rename(target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # also encrypted
+        message = f"{archive} is damaged or not a zip archive ({error}). Delete it and run this cell again."
+        raise ValueError(message) from error
+    except OSError as error:
+        if (folder := _class_root(archive.parent)) is not None:  # another process was faster
+            return folder
+        message = f"{archive} cannot be extracted to {target} ({error}). Make room for it and run this cell again."
+        raise ValueError(message) from error
 
 
 def list_tiles(folder: str | Path) -> pd.DataFrame:
@@ -145,7 +162,7 @@ def list_tiles(folder: str | Path) -> pd.DataFrame:
         ValueError: Class folders are missing, empty or unknown, or hold other files; the message lists all.
     """
     folder = Path(folder)
-    folders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    folders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))}
     problems = [f"{folder / name}: class folder is missing" for name in sorted(set(CLASSES) - folders)]
     problems += [f"{folder / name}: not an EuroSAT class" for name in sorted(folders - set(CLASSES))]
     rows = []
@@ -225,45 +242,6 @@ def split_digest(split: pd.DataFrame) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_split(results_dir: str | Path, tiles: pd.DataFrame, model_path: str | Path) -> pd.DataFrame:
-    """Read the split that a model was trained with, and check that model, split and data belong together.
-
-    Args:
-        results_dir: Folder with `split.csv` and `run.json` of the training run.
-        tiles: The tiles found now, as from `list_tiles`.
-        model_path: The model that the run saved.
-
-    Returns:
-        Columns `file`, `label`, `split`.
-
-    Raises:
-        FileNotFoundError: No training run was saved in `results_dir`.
-        ValueError: A file cannot be read, or the split, the model or the tiles are not those of the run.
-    """
-    csv, run_json = Path(results_dir, "split.csv"), Path(results_dir, "run.json")
-    if missing := [str(path) for path in (csv, run_json) if not path.is_file()]:
-        raise FileNotFoundError(f"{' and '.join(missing)} missing. Run Training.ipynb first: it writes them.")
-    again = "Restore the files of one run, or run Training.ipynb again."
-    try:
-        split, run = pd.read_csv(csv), json.loads(run_json.read_text("utf-8"))
-        digest, is_quick_look = split_digest(split), run["parameters"]["IMAGES_PER_CLASS"] is not None
-        expected_split, expected_model = run["split_sha256"], run["model_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{csv} or {run_json} is damaged ({error!r}). {again}") from error
-    if digest != expected_split:
-        raise ValueError(f"{csv} is not the split that {run_json} was written with. {again}")
-    if pooch.file_hash(model_path) != expected_model:
-        raise ValueError(f"{model_path} is not the model that {run_json} was written with. {again}")
-    missing = sorted(set(split["file"]) - set(tiles["file"]))
-    extra = [] if is_quick_look else sorted(set(tiles["file"]) - set(split["file"]))
-    if missing or extra:
-        raise ValueError(
-            f"The data found do not match {csv}: {len(missing)} tiles of the split are missing {missing[:5]}, "
-            f"{len(extra)} tiles are not in the split {extra[:5]}. Use the data set of the training run."
-        )
-    return split
-
-
 # ---------------------------------------------------------------- run and save
 
 
@@ -272,7 +250,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to; rename it to `path` (whose folder is made) only if nothing failed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
         temporary.replace(path)

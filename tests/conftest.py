@@ -92,24 +92,28 @@ def kill_notebook(name, folder, until, **parameters):
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    """Both notebooks on synthetic tiles, from random weights, at the smallest size; the training is killed once."""
+def weights(tmp_path_factory):
+    """A file with random weights of ResNet50."""
     import keras
 
+    path = tmp_path_factory.mktemp("weights") / "random.weights.h5"
+    keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, weights):
+    """Both notebooks on synthetic tiles, from random weights, at the smallest sizes; the training is killed once."""
     folder = tmp_path_factory.mktemp("run")
     make_tiles(folder / "data" / "EuroSAT_RGB")
-    weights = folder / "random.weights.h5"
-    keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(weights)
     paths = {
         "DATA_DIR": str(folder / "data"),
         "MODEL_PATH": str(folder / "models" / "model.keras"),
         "RESULTS_DIR": str(folder / "results"),
     }
-    settings = {"IMAGE_SIZE": 32, "BATCH_SIZE": 16, "HEAD_EPOCHS": 2, "EPOCHS": 3, "WEIGHTS": str(weights), **paths}
+    settings = {"IMAGE_SIZES": [32, 32, 40], "BATCH_SIZE": 16, "HEAD_EPOCHS": 2, "WEIGHTS": str(weights), **paths}
     checkpoints = folder / "models" / "checkpoints"
-    kill_notebook(
-        "Training.ipynb", folder, lambda: any(checkpoints.glob("*/backup/training_metadata.json")), **settings
-    )
+    kill_notebook("Training.ipynb", folder, lambda: any(checkpoints.glob("*/fine-tuning.csv")), **settings)
     training = run_notebook("Training.ipynb", folder, **settings)
     make_own_images(folder / "my images")
     inference = run_notebook("Inference.ipynb", folder, IMAGES=str(folder / "my images"), STRIDE=32, **paths)

@@ -4,7 +4,11 @@ import hashlib
 import http.server
 import os
 import shutil
+import stat
 import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +22,7 @@ from eurosat_utils import ARCHIVES, CLASSES, USER_AGENT, fetch_eurosat, list_til
 @pytest.fixture
 def no_network(monkeypatch):
     """Fail the test if anything is downloaded."""
-    monkeypatch.setattr("pooch.retrieve", lambda *_, **__: pytest.fail("must not download"))
+    monkeypatch.setattr("pooch.create", lambda *_, **__: pytest.fail("must not download"))
 
 
 @pytest.mark.parametrize("root", ["EuroSAT_RGB", "2750", ".", "EuroSAT_RGB/EuroSAT_RGB"])
@@ -65,7 +69,7 @@ def test_extraction_never_touches_a_folder_that_is_in_the_way(data, no_network):
     shutil.rmtree(data / "EuroSAT_RGB")
     (data / "EuroSAT_RGB").mkdir()
     (data / "EuroSAT_RGB" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"EuroSAT_RGB exists but does not hold EuroSAT\. Move it away"):
+    with pytest.raises(ValueError, match=r"cannot be extracted to .*EuroSAT_RGB .*not empty"):
         fetch_eurosat(data)
     assert [path.name for path in (data / "EuroSAT_RGB").iterdir()] == ["notes.txt"]
 
@@ -78,26 +82,110 @@ def test_archive_without_the_classes_is_refused(tmp_path, no_network):
         fetch_eurosat(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../outside.jpg", "/outside.jpg", "EuroSAT_RGB/River/../../../outside.jpg"])
+def test_archive_never_writes_outside_its_folder(data, no_network, name):
+    archive = Path(shutil.make_archive(data / "EuroSAT_RGB", "zip", data, "EuroSAT_RGB"))
+    shutil.rmtree(data / "EuroSAT_RGB")
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(name, b"")
+    assert len(list_tiles(fetch_eurosat(data))) >= 10 * TILES_PER_CLASS
+    assert not list(data.parent.glob("outside.jpg"))
+    assert not Path("/outside.jpg").exists()
+
+
+def test_link_in_an_archive_becomes_a_file_that_is_no_tile(data, no_network):
+    archive = Path(shutil.make_archive(data / "EuroSAT_RGB", "zip", data, "EuroSAT_RGB"))
+    shutil.rmtree(data / "EuroSAT_RGB")
+    link = zipfile.ZipInfo("EuroSAT_RGB/River/River_99.jpg")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(link, "/etc/passwd")
+    folder = fetch_eurosat(data)
+    assert not (folder / "River" / "River_99.jpg").is_symlink()
+    with pytest.raises(ValueError, match=r"1 problem.*\n.*River_99\.jpg: cannot identify"):
+        load_tiles(folder, list_tiles(folder)["file"])
+
+
+def refuse(data, message):
+    """Check that the archive is refused with a message and nothing of it is left."""
+    shutil.rmtree(data / "EuroSAT_RGB")
+    with pytest.raises(ValueError, match=message):
+        fetch_eurosat(data)
+    assert [path.name for path in data.iterdir()] == ["EuroSAT_RGB.zip"]
+
+
+def test_archive_that_would_fill_the_disk_is_refused(data, no_network, monkeypatch):
+    shutil.make_archive(data / "EuroSAT_RGB", "zip", data, "EuroSAT_RGB")
+    monkeypatch.setattr("eurosat_utils.MAX_DATA_BYTES", 10_000)
+    refuse(data, r"EuroSAT_RGB\.zip would fill 0\.0 GB of disk: it is not EuroSAT")
+
+
+def test_archive_with_missing_or_surplus_classes_is_refused(data, no_network):
+    shutil.rmtree(data / "EuroSAT_RGB" / "Forest")
+    (data / "EuroSAT_RGB" / "Desert").mkdir()
+    shutil.make_archive(data / "EuroSAT_RGB", "zip", data, "EuroSAT_RGB")
+    refuse(data, r"(?s)2 problem.*EuroSAT_RGB\.zip/Forest: class folder is missing.*zip/Desert: not an EuroSAT class")
+
+
+@pytest.mark.parametrize("root", ["my files/download/EuroSAT_RGB", "eurosat/2750", "a/b", "."])
+def test_archive_may_be_nested_and_have_litter(tmp_path, no_network, root):
+    make_tiles(tmp_path / "source" / root, per_class=1)
+    for litter in ("__MACOSX/EuroSAT_RGB/River/._River_1.jpg", ".DS_Store", f"{root}/River/.DS_Store"):
+        (tmp_path / "source" / litter).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / litter).touch()
+    (tmp_path / "data").mkdir()
+    shutil.make_archive(tmp_path / "data" / "EuroSAT", "zip", tmp_path / "source")
+    assert len(list_tiles(fetch_eurosat(tmp_path / "data"))) == len(CLASSES)
+
+
+@contextmanager
+def nearly_full_disk(size=2000):
+    """Let no file become larger than `size` bytes, which stops a write as a full disk does."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_full_disk_leaves_no_half_extracted_folder(data, no_network):
+    shutil.make_archive(data / "EuroSAT_RGB", "zip", data, "EuroSAT_RGB")
+    shutil.rmtree(data / "EuroSAT_RGB")
+    message = r"EuroSAT_RGB\.zip cannot be extracted to .*\(.*File too large.*\)"
+    with nearly_full_disk(), pytest.raises(ValueError, match=message):
+        fetch_eurosat(data)
+    assert [path.name for path in data.iterdir()] == ["EuroSAT_RGB.zip"]
+    assert len(list_tiles(fetch_eurosat(data))) == 10 * TILES_PER_CLASS
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """A web server on this machine in place of the two published sources; returns what was asked of it."""
     make_tiles(tmp_path / "source" / "2750", per_class=1)
     content = Path(shutil.make_archive(tmp_path / "good", "zip", tmp_path / "source")).read_bytes()
-    requests = []
+    requests, over = [], threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            is_first = self.path not in [path for path, _ in requests]
             requests.append((self.path, self.headers["User-Agent"]))
-            status = {"/good": 200, "/wrong": 200}.get(self.path, 403)
-            self.send_response(status)
+            if self.path == "/hangs":
+                over.wait(30)
+            status = {"/forbidden": 403, "/missing": 404, "/busy": 429}.get(self.path, 200)
+            self.send_response(500 if self.path == "/recovers" and is_first else status)
+            self.send_header("Retry-After", "3600")
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content if self.path == "/good" else b"something else")
+            self.wfile.write({"/wrong": b"x" * len(content), "/breaks": content[:5000]}.get(self.path, content))
 
         def log_message(self, *_):
             pass
 
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
+    monkeypatch.setattr("pooch.core.time.sleep", lambda _: None)  # between two attempts
 
     def publish(first, second):
         sha256, url = hashlib.sha256(content).hexdigest(), f"http://127.0.0.1:{web.server_port}"
@@ -106,15 +194,51 @@ def server(tmp_path, monkeypatch):
         return requests
 
     yield publish
+    over.set()
     web.shutdown()
 
 
-@pytest.mark.parametrize("first", ["good", "forbidden", "wrong"])
-def test_download_verifies_and_falls_back_to_the_mirror(tmp_path, server, first):
+@pytest.mark.parametrize("first", ["good", "recovers", "forbidden", "missing", "busy", "wrong", "breaks", "hangs"])
+def test_download_verifies_tries_again_and_falls_back_to_the_mirror(tmp_path, server, monkeypatch, first):
+    monkeypatch.setattr("eurosat_utils.TIMEOUT", 0.5)
     requests = server(first, "good")
     assert len(list_tiles(fetch_eurosat(tmp_path / "new" / "data"))) == len(CLASSES)
-    assert [path for path, _ in requests] == (["/good"] if first == "good" else [f"/{first}", "/good"])
+    expected = {"good": ["/good"], "recovers": ["/recovers"] * 2}.get(first, [f"/{first}"] * 2 + ["/good"])
+    assert [path for path, _ in requests] == expected
     assert {agent for _, agent in requests} == {USER_AGENT}
+
+
+def test_interrupted_download_leaves_nothing_and_starts_over(tmp_path, server, monkeypatch):
+    server("good", "good")
+
+    def interrupt(*_, **__):
+        yield b"PK"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("requests.Response.iter_content", interrupt)
+        fetch_eurosat(tmp_path / "data")
+    assert not any((tmp_path / "data").iterdir())
+    assert len(list_tiles(fetch_eurosat(tmp_path / "data"))) == len(CLASSES)
+
+
+def test_without_a_network_or_disk_the_message_says_so_and_nothing_is_left(tmp_path, server, monkeypatch):
+    server("good", "good")
+    with nearly_full_disk(), pytest.raises(FileNotFoundError, match=r"(?s)File too large.*File too large.*browser"):
+        fetch_eurosat(tmp_path / "data")
+    assert not any((tmp_path / "data").iterdir())
+    monkeypatch.setattr("eurosat_utils.ARCHIVES", {"EuroSAT.zip": ("http://127.0.0.1:9/EuroSAT.zip", "0" * 64)})
+    with pytest.raises(FileNotFoundError, match="(?s)could not be downloaded.*ConnectionError.*browser"):
+        fetch_eurosat(tmp_path / "data")
+    assert not any((tmp_path / "data").iterdir())
+
+
+def test_several_at_once_share_one_data_set(tmp_path, server):
+    server("good", "good")
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(fetch_eurosat, [tmp_path / "data"] * 4))
+    assert {len(list_tiles(folder)) for folder in folders} == {len(CLASSES)}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"EuroSAT_RGB.zip", "EuroSAT_RGB"}
 
 
 def test_when_nothing_works_the_message_says_what_was_tried_and_what_to_do(tmp_path, server):
@@ -175,10 +299,26 @@ def test_every_bad_file_is_listed(data):
     (folder / "Forest" / "Forest_2.jpg").write_bytes(b"")
     good = (folder / "Forest" / "Forest_3.jpg").read_bytes()
     (folder / "Forest" / "Forest_3.jpg").write_bytes(good[: len(good) // 2])
-    with pytest.raises(ValueError, match="5 problem") as error:
+    Image.new("CMYK", (64, 64)).save(folder / "SeaLake" / "SeaLake_1.jpg")
+    Image.new("RGBA", (64, 64)).save(folder / "SeaLake" / "SeaLake_2.jpg", "PNG")
+    Image.new("RGB", (64, 64)).save(folder / "SeaLake" / "SeaLake_3.jpg", "PNG")  # as good as a JPEG
+    with pytest.raises(ValueError, match="7 problem") as error:
         load_tiles(folder, list_tiles(folder)["file"])
-    for expected in ("River_2.jpg: 65x64 RGB", "River_3.jpg: 64x64 L", "Forest_1.jpg", "Forest_2.jpg", "Forest_3.jpg"):
+    for expected in (
+        "River_2.jpg: 65x64 RGB", "River_3.jpg: 64x64 L", "Forest_1.jpg", "Forest_2.jpg", "Forest_3.jpg",
+        "SeaLake_1.jpg: 64x64 CMYK", "SeaLake_2.jpg: 64x64 RGBA",
+    ):  # fmt: skip
         assert expected in str(error.value)
+
+
+def test_folders_and_files_may_have_any_name_and_be_links(tmp_path):
+    folder = make_tiles(tmp_path / "meine Daten \u00fc" / "EuroSAT_RGB")
+    (folder / "River" / "River_1.jpg").rename(folder / "River" / "Fluß 河.jpg")
+    (tmp_path / "link").symlink_to(folder.parent, target_is_directory=True)
+    found = fetch_eurosat(tmp_path / "link")
+    tiles = list_tiles(found)
+    assert "River/Fluß 河.jpg" in set(tiles["file"])
+    assert load_tiles(found, tiles["file"]).shape == (10 * TILES_PER_CLASS, 64, 64, 3)
 
 
 @pytest.mark.skipif(os.name == "nt" or getattr(os, "geteuid", lambda: 1)() == 0, reason="root may read everything")

@@ -2,12 +2,16 @@
 
 import json
 import re
+import subprocess
+import sys
+import zipfile
 
 import keras
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TILES_PER_CLASS, make_tiles, notebook_functions, run_notebook
+from conftest import REPOSITORY, TILES_PER_CLASS, make_tiles, notebook_functions, run_notebook
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from scipy.spatial.distance import cdist
@@ -51,7 +55,7 @@ def test_record_of_the_run(run):
     record = json.loads((run["results"] / "run.json").read_text())
     split = pd.read_csv(run["results"] / "split.csv")
     assert record["split_sha256"] == split_digest(split)
-    assert record["parameters"]["EPOCHS"] == 3
+    assert record["parameters"]["IMAGE_SIZES"] == [32, 32, 40]
     assert record["weights"]["file"] == "random.weights.h5"
     assert len(record["weights"]["sha256"]) == 64
     assert set(record["seconds"]) == {"load", "fine-tuning", "calibration", "test"}  # the killed run did the rest
@@ -65,6 +69,8 @@ def test_record_of_the_run(run):
 def test_history_has_both_phases(run):
     history = pd.read_csv(run["results"] / "history.csv")
     assert list(history["phase"]) == ["head"] * 2 + ["fine-tuning"] * 3
+    assert list(history["epoch"]) == [0, 1, 0, 1, 2]
+    assert list(history["image_size"]) == [32, 32, 32, 32, 40]
     assert history[["accuracy", "val_accuracy"]].stack().between(0, 1).all()
     assert "accuracy" in outputs(run["training"])
 
@@ -92,7 +98,7 @@ def test_model_prepares_pixels_as_imagenet_images_were(run):
     tiles = np.empty((1, 64, 64, 3), np.uint8)
     tiles[...] = [200, 100, 50]  # red, green, blue
     prepared = keras.Model(model.input, model.get_layer("conv1_pad").input).predict(tiles, verbose=0)
-    assert prepared.shape == (1, 32, 32, 3)
+    assert prepared.shape == (1, 40, 40, 3)  # the last of IMAGE_SIZES
     np.testing.assert_allclose(prepared[0, 5, 5], [50 - 103.939, 100 - 116.779, 200 - 123.68], atol=1e-3)
 
 
@@ -186,8 +192,17 @@ def test_unusual_colours_are_noticed(run):
         ({"IMAGES": "nowhere"}, "IMAGES: .*nowhere does not exist"),
         ({"STRIDE": 65}, "STRIDE must be a whole number of pixels from 1 to 64, not 65"),
         ({"LEVELS": [2750, 0]}, r"LEVELS must be two values .* not \[2750, 0\]"),
+        ({"LEVELS": 2750}, "LEVELS must be two values .* not 2750"),
+        ({"SEED": "0"}, "SEED must be a whole number from 0 to .* not '0'"),
     ],
 )
+def test_inference_runs_from_another_folder(run, tmp_path):
+    settings = [item for name, value in run["paths"].items() for item in ("-p", name, value)]
+    command = [sys.executable, "-m", "papermill", str(REPOSITORY / "Inference.ipynb"), "out.ipynb"]
+    subprocess.run([*command, "--cwd", str(REPOSITORY), *settings], cwd=tmp_path, check=True, capture_output=True)
+    assert "16 answers agree" in outputs(nbformat.read(tmp_path / "out.ipynb", as_version=4))
+
+
 def test_impossible_settings_of_inference_are_named_before_any_work(tmp_path, settings, message):
     with pytest.raises(PapermillExecutionError, match=message):
         run_notebook("Inference.ipynb", tmp_path, MODEL_PATH="nothing.keras", **settings)
@@ -198,6 +213,50 @@ def test_inference_without_a_model_says_to_train_first(run, tmp_path):
         run_notebook("Inference.ipynb", tmp_path, **run["paths"] | {"MODEL_PATH": str(tmp_path / "nothing.keras")})
 
 
+def save_model(path, units=10, answer=None):
+    """Save a tiny model that takes tiles and gives `units` probabilities, through the layer `answer` if given."""
+    tile = keras.Input((64, 64, 3), dtype="uint8")
+    mean = keras.layers.GlobalAveragePooling2D()(keras.ops.cast(tile, "float32"))
+    output = keras.layers.Dense(units, activation="softmax")(mean)
+    keras.Model(tile, answer(output) if answer else output).save(path)
+
+
+def save_truncated(path):
+    save_model(path)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def save_from_another_version(path):
+    save_model(path)
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    content["config.json"] = content["config.json"].replace(b'"GlobalAveragePooling2D"', b'"PoolingOfTheFuture"')
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+
+
+def save_code(path):
+    """An archive that brings code of its own, to be run when the model is used."""
+    save_model(path, answer=keras.layers.Lambda(lambda x: x, output_shape=(10,)))
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (save_truncated, "cannot be loaded by Keras .* It is damaged, from another version"),
+        (lambda path: path.write_text("not a model"), "cannot be loaded by Keras .* It is damaged"),
+        (save_from_another_version, "(?s)cannot be loaded by Keras .*PoolingOfTheFuture.*from another version"),
+        (save_code, "(?s)cannot be loaded by Keras .*unsafe.* not a model of Training"),
+        (lambda path: save_model(path, units=9), r"answers \(9,\) instead of .*\(10,\): it is not a model of Training"),
+    ],
+)
+def test_inference_refuses_what_is_not_its_model(tmp_path, save, message):
+    save(tmp_path / "model.keras")
+    with pytest.raises(PapermillExecutionError, match=message):
+        run_notebook("Inference.ipynb", tmp_path, MODEL_PATH=str(tmp_path / "model.keras"))
+
+
 def test_inference_refuses_other_data(run, tmp_path):
     make_tiles(tmp_path / "data", per_class=TILES_PER_CLASS + 1)
     with pytest.raises(PapermillExecutionError, match="10 tiles are not in the split"):
@@ -205,8 +264,9 @@ def test_inference_refuses_other_data(run, tmp_path):
 
 
 def test_impossible_settings_are_named_before_any_work(tmp_path):
-    bad = {"WEIGHTS": "nowhere.h5", "FINE_TUNED_STAGES": "conv5", "IMAGES_PER_CLASS": 0, "EPOCHS": 0}
-    bad |= {"MODEL_PATH": "model.h5"}
+    bad = {"WEIGHTS": "nowhere.h5", "FINE_TUNED_STAGES": "conv5", "IMAGES_PER_CLASS": 0, "MODEL_PATH": "model.h5"}
+    bad |= {"IMAGE_SIZES": [96, 31], "BATCH_SIZE": 64.0, "HEAD_EPOCHS": 0, "LEARNING_RATE": 1, "WEIGHT_DECAY": "a"}
+    bad |= {"HEAD_LEARNING_RATE": 0, "DTYPE": "float16", "SEED": -1, "DATA_DIR": 5}
     with pytest.raises(PapermillExecutionError) as error:
         run_notebook("Training.ipynb", tmp_path, RESULTS_DIR=str(tmp_path / "results"), **bad)
     for name in bad:
@@ -215,27 +275,31 @@ def test_impossible_settings_are_named_before_any_work(tmp_path):
 
 
 def test_killed_run_was_resumed(run):
-    line = next(line for line in outputs(run["training"]).splitlines() if line.startswith("Found an interrupted run"))
-    assert line in [f"Found an interrupted run with {n} finished epochs: it will be resumed." for n in (1, 2, 3)]
+    text = outputs(run["training"])
+    assert "Found an interrupted run: it will be resumed." in text
+    finished = re.search(r"(\d) of 3 epochs are finished already", text)
+    assert finished is None or finished[1] in "123"  # None: killed before the first was saved completely
+    assert len(re.findall(r"fine-tuning: epoch \d/3 done", text)) == 3 - (int(finished[1]) if finished else 0)
     assert list((run["results"].parent / "models" / "checkpoints").iterdir()) == []
 
 
 @pytest.fixture
-def quick_look(tmp_path):
-    """Settings of a quick look from random weights, on data of its own."""
+def quick_look(tmp_path, weights):
+    """Settings of a quick look, on data of its own."""
     make_tiles(tmp_path / "data")
     return {
         "DATA_DIR": str(tmp_path / "data"),
         "MODEL_PATH": str(tmp_path / "model.keras"),
         "RESULTS_DIR": str(tmp_path / "results"),
-        **{"IMAGE_SIZE": 32, "BATCH_SIZE": 16, "HEAD_EPOCHS": 1, "EPOCHS": 1, "WEIGHTS": None, "IMAGES_PER_CLASS": 6},
+        **{"IMAGE_SIZES": [32], "BATCH_SIZE": 16, "HEAD_EPOCHS": 1, "IMAGES_PER_CLASS": 6, "DTYPE": "float32"},
+        "WEIGHTS": str(weights),
     }
 
 
-def test_quick_look_from_random_weights_without_interruption(tmp_path, quick_look):
+def test_quick_look_without_interruption(tmp_path, quick_look):
     run_notebook("Training.ipynb", tmp_path, **quick_look)
     record = json.loads((tmp_path / "results" / "run.json").read_text())
-    assert record["weights"] == {"file": None, "sha256": None}
+    assert record["arithmetic"] == "float32"
     assert record["resumed"] is False
     assert set(record["seconds"]) == {"load", "features", "head", "fine-tuning", "calibration", "test"}
     assert list(pd.read_csv(tmp_path / "results" / "history.csv")["phase"]) == ["head", "fine-tuning"]
@@ -243,8 +307,61 @@ def test_quick_look_from_random_weights_without_interruption(tmp_path, quick_loo
     assert (tmp_path / "model.keras").is_file()
 
 
-def test_loss_that_diverges_stops_the_run(tmp_path, quick_look):
+def test_loss_that_diverges_stops_the_run(tmp_path, quick_look, weights):
+    network = keras.applications.ResNet50(include_top=False, weights=weights, input_shape=(32, 32, 3))
+    network.get_layer("conv5_block3_3_conv").bias.assign(np.full(2048, np.nan))
+    network.save_weights(tmp_path / "nan.weights.h5")
     with pytest.raises(PapermillExecutionError, match="The loss became nan in step .* Lower LEARNING_RATE"):
-        run_notebook("Training.ipynb", tmp_path, LEARNING_RATE=float("inf"), **quick_look)
-    assert len(pd.read_csv(tmp_path / "results" / "split.csv")) == 60
+        run_notebook("Training.ipynb", tmp_path, **quick_look | {"WEIGHTS": str(tmp_path / "nan.weights.h5")})
+    assert not (tmp_path / "results" / "split.csv").exists()  # what belongs to another run is not touched
     assert not (tmp_path / "model.keras").exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path, quick_look):
+    other = tmp_path / "other.weights.h5"
+    keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(other)
+    with pytest.raises(
+        PapermillExecutionError, match=r"WEIGHTS: .*other\.weights\.h5 cannot be loaded into a ResNet50"
+    ):
+        run_notebook("Training.ipynb", tmp_path, **quick_look | {"WEIGHTS": str(other)})
+    assert not (tmp_path / "model.keras").exists()
+
+
+def test_interrupted_run_with_other_settings_is_not_resumed_and_named(tmp_path, quick_look):
+    checkpoints = tmp_path / "checkpoints" / "0123456789ab"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "settings.json").write_text(json.dumps(quick_look | {"SEED": 0, "LEARNING_RATE": 1e-3}))
+    text = outputs(run_notebook("Training.ipynb", tmp_path, **quick_look))
+    (line,) = [line for line in text.splitlines() if line.startswith("Not resumed, because of other ")]
+    assert "LEARNING_RATE" in line
+    assert "SEED" not in line
+    assert checkpoints.is_dir()
+
+
+def test_copies_in_different_parts_are_reported(tmp_path, quick_look):
+    forest = tmp_path / "data" / "Forest"
+    for index in range(2, 11):
+        (forest / f"Forest_{index}.jpg").write_bytes((forest / "Forest_1.jpg").read_bytes())
+    text = outputs(run_notebook("Training.ipynb", tmp_path, **quick_look))
+    assert "Careful: 6 tiles are copies of each other in different parts" in text
+
+
+def test_folding_batch_normalisation_changes_no_answer():
+    layers = keras.layers
+    image = keras.Input((16, 16, 3))
+    x = layers.BatchNormalization(name="a_bn")(layers.Conv2D(5, 3, 2, name="a_conv")(image))
+    y = layers.BatchNormalization(name="b_bn", epsilon=0.1)(layers.Conv2D(5, 1, name="b_conv")(layers.ReLU()(x)))
+    network = keras.Model(image, layers.Add()([x, y]))
+    random = np.random.default_rng(0)
+    network.set_weights([random.uniform(0.1, 2, weight.shape) for weight in network.get_weights()])
+    folded = notebook_functions("Training.ipynb")["fold_normalisation"](network)
+    assert not any(isinstance(layer, layers.BatchNormalization) for layer in folded.layers)
+    images = random.normal(size=(4, 16, 16, 3))
+    np.testing.assert_allclose(folded.predict(images, verbose=0), network.predict(images, verbose=0), rtol=1e-4)
+
+
+def test_model_is_compressed_and_rounded(run):
+    with zipfile.ZipFile(run["paths"]["MODEL_PATH"]) as archive:
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_DEFLATED}
+    kernel = keras.saving.load_model(run["paths"]["MODEL_PATH"]).get_layer("conv5_block3_3_conv").kernel
+    np.testing.assert_array_equal(kernel, keras.ops.cast(keras.ops.cast(kernel, "bfloat16"), "float32"))

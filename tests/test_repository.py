@@ -60,6 +60,16 @@ def test_module_is_small_and_map_of_the_mosaic_agrees_with_the_test():
     assert list(mosaic["label"]) == list(predictions["predicted"])
 
 
+def test_table_of_recipes_says_what_each_run_cost_and_brought():
+    recipes = pd.read_csv(REPOSITORY / "results" / "recipes.csv")
+    assert set(recipes["question"]) == {"cost", "choice"}
+    assert recipes["validation_accuracy"].between(0.9, 1).all()
+    assert recipes[["image_sizes", "learning_rate", "arithmetic", "processor", "minutes"]].notna().all(axis=None)
+    epochs = recipes["image_sizes"].str.split().str.len()
+    minutes = epochs * recipes["training_tiles"] / recipes["tiles_per_second"] / 60
+    assert ((minutes - recipes["minutes"]).abs() / recipes["minutes"] < 0.02).all()
+
+
 def test_numbers_in_prose_equal_those_in_results():
     metrics = json.loads((REPOSITORY / "results" / "metrics.json").read_text())
     run = json.loads((REPOSITORY / "results" / "run.json").read_text())

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from conftest import make_tiles, notebook_functions
 
-from eurosat_utils import CLASSES, list_tiles, read_split, split_digest, split_tiles
+from eurosat_utils import CLASSES, list_tiles, split_digest, split_tiles
 
-sample_test_tiles = notebook_functions("Inference.ipynb")["sample_test_tiles"]
+inference = notebook_functions("Inference.ipynb")
+read_split, sample_test_tiles = inference["read_split"], inference["sample_test_tiles"]
 
 
 @pytest.fixture
@@ -143,5 +144,5 @@ def test_samples_come_from_the_test_part_and_equally_from_all_classes(tiles, cou
 
 @pytest.mark.parametrize("count", [0, -1, 10_000, "5", 5.0])
 def test_impossible_number_of_samples(tiles, count):
-    with pytest.raises(ValueError, match=rf"between 1 and \d+ \(the test tiles\), not {count!r}"):
+    with pytest.raises(ValueError, match=rf"SAMPLES must be a whole number from 1 to \d+, not {count!r}"):
         sample_test_tiles(split_tiles(tiles, 0), count, seed=0)
