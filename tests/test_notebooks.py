@@ -196,16 +196,16 @@ def test_unusual_colours_are_noticed(run):
         ({"SEED": "0"}, "SEED must be a whole number from 0 to .* not '0'"),
     ],
 )
+def test_impossible_settings_of_inference_are_named_before_any_work(tmp_path, settings, message):
+    with pytest.raises(PapermillExecutionError, match=message):
+        run_notebook("Inference.ipynb", tmp_path, MODEL_PATH="nothing.keras", **settings)
+
+
 def test_inference_runs_from_another_folder(run, tmp_path):
     settings = [item for name, value in run["paths"].items() for item in ("-p", name, value)]
     command = [sys.executable, "-m", "papermill", str(REPOSITORY / "Inference.ipynb"), "out.ipynb"]
     subprocess.run([*command, "--cwd", str(REPOSITORY), *settings], cwd=tmp_path, check=True, capture_output=True)
     assert "16 answers agree" in outputs(nbformat.read(tmp_path / "out.ipynb", as_version=4))
-
-
-def test_impossible_settings_of_inference_are_named_before_any_work(tmp_path, settings, message):
-    with pytest.raises(PapermillExecutionError, match=message):
-        run_notebook("Inference.ipynb", tmp_path, MODEL_PATH="nothing.keras", **settings)
 
 
 def test_inference_without_a_model_says_to_train_first(run, tmp_path):
@@ -330,6 +330,7 @@ def test_weights_of_another_network_are_refused(tmp_path, quick_look):
 def test_interrupted_run_with_other_settings_is_not_resumed_and_named(tmp_path, quick_look):
     checkpoints = tmp_path / "checkpoints" / "0123456789ab"
     checkpoints.mkdir(parents=True)
+    (checkpoints / "backup.weights.h5").touch()
     (checkpoints / "settings.json").write_text(json.dumps(quick_look | {"SEED": 0, "LEARNING_RATE": 1e-3}))
     text = outputs(run_notebook("Training.ipynb", tmp_path, **quick_look))
     (line,) = [line for line in text.splitlines() if line.startswith("Not resumed, because of other ")]
