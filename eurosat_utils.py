@@ -1,4 +1,8 @@
-"""Load, split and plot EuroSAT (RGB) and classify images: what Training.ipynb and Inference.ipynb share."""
+"""Load, split and plot EuroSAT (RGB) and classify images: what Training.ipynb and Inference.ipynb share.
+
+The functions follow the data: fetch, list, load, split, save, plot, classify. Importing silences start-up notes and
+settles that Keras runs on TensorFlow, on the CPU.
+"""
 
 import hashlib
 import logging
@@ -18,6 +22,7 @@ import pandas as pd
 import rasterio
 from IPython import display, get_ipython
 from matplotlib.figure import Figure
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
@@ -122,6 +127,8 @@ def _class_root(folder: Path) -> Path | None:
 def _extract(archive: Path) -> Path:
     """Extract to a temporary folder first, so that a half-extracted data set is never found."""
     target = archive.parent / "EuroSAT_RGB"
+    if target.exists() and _class_root(archive.parent) is None:
+        raise ValueError(f"{target} exists but does not hold EuroSAT. Move it away and run this cell again.")
     try:
         with (
             zipfile.ZipFile(archive) as content,
@@ -171,7 +178,8 @@ def list_tiles(folder: str | Path) -> pd.DataFrame:
         names = [name for name in names if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini")]
         foreign = [name for name in names if not name.lower().endswith((".jpg", ".jpeg"))]
         problems += [f"{folder / label / name}: not a JPEG tile" for name in foreign]
-        problems += [] if names else [f"{folder / label}: class folder is empty"]
+        if not names:
+            problems.append(f"{folder / label}: class folder is empty")
         rows += [(f"{label}/{name}", label) for name in names if name not in foreign]
     _raise_if_any(problems, "Restore what is missing, move away what does not belong there, and run this cell again.")
     return pd.DataFrame(rows, columns=["file", "label"])
@@ -232,7 +240,8 @@ def split_tiles(tiles: pd.DataFrame, seed: int) -> pd.DataFrame:
         raise ValueError(f"Three parts need at least 5 tiles a class; found {few.to_dict()}.")
     train, rest = train_test_split(tiles.index, train_size=0.6, stratify=tiles["label"], random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=tiles["label"][rest], random_state=seed)
-    tiles.loc[train, "split"], tiles.loc[validation, "split"], tiles.loc[test, "split"] = "train", "validation", "test"
+    for part, name in ((train, "train"), (validation, "validation"), (test, "test")):
+        tiles.loc[part, "split"] = name
     return tiles
 
 
@@ -272,7 +281,10 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> display.Ima
 class Progress(keras.callbacks.Callback):
     """One line that updates in place while Keras works on batches of tiles: share done, time taken and left, speed.
 
-    `costs`: of a step of each epoch, in any unit, if they differ.
+    Args:
+        what: Begins the line.
+        tiles_per_step: Tiles in a batch.
+        costs: How a step of each epoch compares with those of the others, if they differ.
     """
 
     LINE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
@@ -455,7 +467,7 @@ def classify_image(
         colours, probabilities = [], []
         for step, group in enumerate(groups):
             strips = [read(Window(0, top, shape[1], TILE_SIZE)) for top in group.tolist()]
-            views = [np.lib.stride_tricks.sliding_window_view(strip, TILE_SIZE, axis=1)[:, lefts] for strip in strips]
+            views = [sliding_window_view(strip, TILE_SIZE, axis=1)[:, lefts] for strip in strips]
             tiles = np.concatenate([view.transpose(1, 0, 3, 2) for view in views])
             lit = tiles.any(axis=-1).sum(axis=(1, 2))  # pixels that have data
             colours.append(tiles.sum(axis=(1, 2)) / np.maximum(lit, 1)[:, None])
