@@ -3,20 +3,26 @@
 import hashlib
 import http.server
 import os
+import re
 import shutil
+import ssl
 import stat
+import subprocess
+import sys
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
-from conftest import TILES_PER_CLASS, make_tiles
+from conftest import REPOSITORY, TILES_PER_CLASS, make_tiles, ordinary_user
 from PIL import Image
 
-from eurosat_utils import ARCHIVES, CLASSES, USER_AGENT, fetch_eurosat, list_tiles, load_tiles
+import eurosat_utils
+from eurosat_utils import ARCHIVES, CLASSES, USER_AGENT, atomic_path, fetch_eurosat, list_tiles, load_tiles
 
 
 @pytest.fixture
@@ -321,8 +327,86 @@ def test_folders_and_files_may_have_any_name_and_be_links(tmp_path):
     assert load_tiles(found, tiles["file"]).shape == (10 * TILES_PER_CLASS, 64, 64, 3)
 
 
-@pytest.mark.skipif(os.name == "nt" or getattr(os, "geteuid", lambda: 1)() == 0, reason="root may read everything")
-def test_unreadable_file_is_listed(data):
-    (data / "EuroSAT_RGB" / "River" / "River_1.jpg").chmod(0)
-    with pytest.raises(ValueError, match=r"River_1\.jpg.*Permission"):
-        load_tiles(data / "EuroSAT_RGB", ["River/River_1.jpg"])
+def test_unreadable_and_unwritable_folders(data):
+    """As an ordinary user: tiles are read from a folder that is read-only; what cannot be read or written is named."""
+    unreadable, sealed = data / "EuroSAT_RGB" / "River" / "River_1.jpg", data.parent / "sealed"
+    sealed.mkdir()
+    shutil.make_archive(sealed / "EuroSAT", "zip", data)
+    unreadable.chmod(0)
+    for folder in (data, data / "EuroSAT_RGB", sealed):
+        folder.chmod(0o555)
+    program = """
+import sys
+from eurosat_utils import atomic_path, fetch_eurosat, list_tiles, load_tiles
+data, sealed = sys.argv[1:]
+folder = fetch_eurosat(data)
+tiles = list_tiles(folder)["file"]
+print(load_tiles(folder, tiles[tiles != "River/River_1.jpg"]).shape)
+def write():
+    with atomic_path(sealed + "/results/a.csv") as path:
+        path.touch()
+for fails in (lambda: load_tiles(folder, tiles), lambda: fetch_eurosat(sealed), write):
+    try:
+        fails()
+    except (ValueError, OSError) as error:
+        print(type(error).__name__, error)
+"""
+    command = [*ordinary_user(), sys.executable, "-c", program, str(data), str(sealed)]
+    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    text = process.stdout
+    assert f"({10 * TILES_PER_CLASS - 1}, 64, 64, 3)" in text
+    assert re.search(r"ValueError 1 problem.*\n.*River_1\.jpg: .*Permission denied", text)
+    assert re.search(r"ValueError .*EuroSAT\.zip cannot be extracted to .*Permission denied.*another DATA_DIR", text)
+    assert re.search(r"OSError .*a\.csv could not be written \(.*Permission denied.*choose another folder", text)
+    assert [path.name for path in sealed.iterdir()] == ["EuroSAT.zip"]
+
+
+def test_full_disk_while_saving_keeps_what_was_there(tmp_path):
+    path = tmp_path / "a.weights.h5"
+    path.write_text("before")
+    network = keras.Sequential([keras.Input((100,)), keras.layers.Dense(1000)])
+    message = r"(?s)a\.weights\.h5 could not be written \(.*File too large.*Make room"
+    with nearly_full_disk(100_000), pytest.raises(OSError, match=message), atomic_path(path) as temporary:
+        network.save_weights(temporary)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.weights.h5"]
+    assert path.read_text() == "before"
+
+
+def test_two_processes_at_once_share_one_data_set(tmp_path, server):
+    server("good", "good")
+    program = f"import eurosat_utils as e; e.ARCHIVES = {eurosat_utils.ARCHIVES!r}; print(e.fetch_eurosat('data'))"
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    options = {
+        "cwd": tmp_path,
+        "env": environment,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
+    processes = [subprocess.Popen(command, **options) for _ in range(2)]
+    for process in processes:
+        text, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, text
+    assert len(list_tiles(tmp_path / "data" / "EuroSAT_RGB")) == len(CLASSES)
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"EuroSAT_RGB.zip", "EuroSAT_RGB"}
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
+def test_certificate_that_nobody_trusts_is_refused(tmp_path, server, monkeypatch):
+    requests = server("good", "good")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    web = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    web.socket = context.wrap_socket(web.socket, server_side=True)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    url = f"https://localhost:{web.server_port}/EuroSAT.zip"
+    monkeypatch.setattr("eurosat_utils.ARCHIVES", {"EuroSAT.zip": (url, "0" * 64)})
+    with pytest.raises(FileNotFoundError, match=r"(?s)https://localhost.*CERTIFICATE_VERIFY_FAILED.*browser"):
+        fetch_eurosat(tmp_path / "data")
+    web.shutdown()
+    assert requests == []
+    assert not any((tmp_path / "data").iterdir())

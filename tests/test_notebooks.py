@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,7 +12,15 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, TILES_PER_CLASS, make_tiles, notebook_functions, run_notebook
+from conftest import (
+    REPOSITORY,
+    TILES_PER_CLASS,
+    kill_notebook,
+    make_tiles,
+    notebook_functions,
+    ordinary_user,
+    run_notebook,
+)
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from scipy.spatial.distance import cdist
@@ -263,23 +272,29 @@ def test_inference_refuses_other_data(run, tmp_path):
         run_notebook("Inference.ipynb", tmp_path, **run["paths"] | {"DATA_DIR": str(tmp_path / "data")})
 
 
-def test_impossible_settings_are_named_before_any_work(tmp_path):
-    bad = {"WEIGHTS": "nowhere.h5", "FINE_TUNED_STAGES": "conv5", "IMAGES_PER_CLASS": 0, "MODEL_PATH": "model.h5"}
-    bad |= {"IMAGE_SIZES": [96, 31], "BATCH_SIZE": 64.0, "HEAD_EPOCHS": 0, "LEARNING_RATE": 1, "WEIGHT_DECAY": "a"}
-    bad |= {"HEAD_LEARNING_RATE": 0, "DTYPE": "float16", "SEED": -1, "DATA_DIR": 5}
+SEVERAL_BAD_SETTINGS = {
+    "WEIGHTS": "nowhere.h5", "FINE_TUNED_STAGES": "conv5", "IMAGES_PER_CLASS": 0, "MODEL_PATH": "model.h5",
+    "IMAGE_SIZES": [96, 31], "BATCH_SIZE": 64.0, "HEAD_EPOCHS": 0, "LEARNING_RATE": 1, "WEIGHT_DECAY": "a",
+    "HEAD_LEARNING_RATE": 0, "DTYPE": "float16", "SEED": -1, "DATA_DIR": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "bad", [SEVERAL_BAD_SETTINGS, {"IMAGE_SIZES": [], "SEED": True, "LEARNING_RATE": "1e-3", "BATCH_SIZE": [64]}]
+)
+def test_impossible_settings_are_named_before_any_work(tmp_path, bad):
     with pytest.raises(PapermillExecutionError) as error:
-        run_notebook("Training.ipynb", tmp_path, RESULTS_DIR=str(tmp_path / "results"), **bad)
+        run_notebook("Training.ipynb", tmp_path, **{"RESULTS_DIR": str(tmp_path / "results")} | bad)
     for name in bad:
         assert name in error.value.evalue
     assert not (tmp_path / "results").exists()
 
 
-def test_killed_run_was_resumed(run):
+def test_run_killed_while_saving_was_resumed_after_the_last_complete_epoch(run):
     text = outputs(run["training"])
     assert "Found an interrupted run: it will be resumed." in text
-    finished = re.search(r"(\d) of 3 epochs are finished already", text)
-    assert finished is None or finished[1] in "123"  # None: killed before the first was saved completely
-    assert len(re.findall(r"fine-tuning: epoch \d/3 done", text)) == 3 - (int(finished[1]) if finished else 0)
+    assert "1 of 3 epochs are finished already" in text
+    assert re.findall(r"fine-tuning: epoch (\d)/3 done", text) == ["2", "3"]
     assert list((run["results"].parent / "models" / "checkpoints").iterdir()) == []
 
 
@@ -292,17 +307,20 @@ def quick_look(tmp_path, weights):
         "MODEL_PATH": str(tmp_path / "model.keras"),
         "RESULTS_DIR": str(tmp_path / "results"),
         **{"IMAGE_SIZES": [32], "BATCH_SIZE": 16, "HEAD_EPOCHS": 1, "IMAGES_PER_CLASS": 6, "DTYPE": "float32"},
-        "WEIGHTS": str(weights),
+        **{"WEIGHTS": str(weights), "FINE_TUNED_STAGES": ["conv5"]},
     }
 
 
-def test_quick_look_without_interruption(tmp_path, quick_look):
-    run_notebook("Training.ipynb", tmp_path, **quick_look)
+def test_run_killed_in_the_head_phase_starts_over(tmp_path, quick_look):
+    heads, quick_look = (tmp_path / "checkpoints").glob, quick_look | {"HEAD_EPOCHS": 300}
+    kill_notebook("Training.ipynb", tmp_path, lambda: any(heads("*/head.csv")), **quick_look)
+    assert not any(heads("*/backup.weights.h5"))
+    assert "Found an interrupted run" not in outputs(run_notebook("Training.ipynb", tmp_path, **quick_look))
     record = json.loads((tmp_path / "results" / "run.json").read_text())
     assert record["arithmetic"] == "float32"
     assert record["resumed"] is False
     assert set(record["seconds"]) == {"load", "features", "head", "fine-tuning", "calibration", "test"}
-    assert list(pd.read_csv(tmp_path / "results" / "history.csv")["phase"]) == ["head", "fine-tuning"]
+    assert list(pd.read_csv(tmp_path / "results" / "history.csv")["phase"]) == ["head"] * 300 + ["fine-tuning"]
     assert len(pd.read_csv(tmp_path / "results" / "split.csv")) == 60
     assert (tmp_path / "model.keras").is_file()
 
@@ -317,14 +335,68 @@ def test_loss_that_diverges_stops_the_run(tmp_path, quick_look, weights):
     assert not (tmp_path / "model.keras").exists()
 
 
-def test_weights_of_another_network_are_refused(tmp_path, quick_look):
+def save_other_network(path, weights):
+    keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(path)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        save_other_network,
+        lambda path, weights: path.write_bytes(weights.read_bytes()[:10_000_000]),
+        lambda path, weights: path.write_text("not HDF5"),
+    ],
+    ids=["another network", "truncated", "text"],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, quick_look, weights, save):
     other = tmp_path / "other.weights.h5"
-    keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(other)
+    save(other, weights)
     with pytest.raises(
-        PapermillExecutionError, match=r"WEIGHTS: .*other\.weights\.h5 cannot be loaded into a ResNet50"
+        PapermillExecutionError, match=r"(?s)WEIGHTS: .*other\.weights\.h5 cannot be loaded into a ResNet50"
     ):
         run_notebook("Training.ipynb", tmp_path, **quick_look | {"WEIGHTS": str(other)})
     assert not (tmp_path / "model.keras").exists()
+
+
+def test_folder_that_cannot_be_written_to_is_named_before_any_work(tmp_path, quick_look):
+    (tmp_path / "results").mkdir(mode=0o555)
+    command = [*ordinary_user(), sys.executable, "-m", "papermill", str(REPOSITORY / "Training.ipynb"), "-"]
+    command += ["--cwd", str(REPOSITORY), "-y", json.dumps(quick_look)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode != 0
+    assert re.search(r"ValueError: .*results cannot be written to \(.*Permission.*Choose another", process.stderr)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def repeat_cells(name, folder):
+    """Write a notebook that runs each cell twice, then all cells again, then all once more; return its path."""
+    notebook = nbformat.read(REPOSITORY / name, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    position = next(index for index, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", []))
+    again = code[:position] + code[position + 1 :]
+    twice = [[cell] if cell is code[position] else [cell, cell] for cell in code]
+    keep = nbformat.v4.new_code_cell("import shutil\nshutil.copytree(results, results.parent / 'before')")
+    cells = [cell for pair in twice for cell in pair] + again + [keep] + again
+    notebook.cells = [nbformat.v4.new_code_cell(cell.source, metadata=cell.metadata) for cell in cells]
+    nbformat.write(notebook, folder / name)
+    return folder / name
+
+
+def test_training_cells_may_be_run_again_and_all_of_them_repeat_the_result(tmp_path, quick_look):
+    run_notebook(repeat_cells("Training.ipynb", tmp_path), tmp_path, **quick_look)
+    folders = tmp_path / "before", tmp_path / "results"
+    assert all(list(pd.read_csv(folder / "history.csv")["phase"]) == ["head", "fine-tuning"] for folder in folders)
+    first, second = (pd.read_csv(folder / "test_predictions.csv") for folder in folders)
+    assert list(first["file"]) == list(second["file"])
+    np.testing.assert_allclose(first[list(CLASSES)], second[list(CLASSES)], atol=1e-3)
+
+
+def test_inference_cells_may_be_run_again(run, tmp_path):
+    shutil.copytree(run["results"], tmp_path / "results")
+    settings = run["paths"] | {"RESULTS_DIR": str(tmp_path / "results")}
+    run_notebook(repeat_cells("Inference.ipynb", tmp_path), tmp_path, **settings)
+    for name in ("inference.csv", "mosaic.csv", "inference_accuracy.csv"):
+        pd.testing.assert_frame_equal(*(pd.read_csv(tmp_path / part / name) for part in ("before", "results")))
 
 
 def test_interrupted_run_with_other_settings_is_not_resumed_and_named(tmp_path, quick_look):
@@ -339,11 +411,12 @@ def test_interrupted_run_with_other_settings_is_not_resumed_and_named(tmp_path, 
     assert checkpoints.is_dir()
 
 
-def test_copies_in_different_parts_are_reported(tmp_path, quick_look):
+def test_copies_in_different_parts_are_reported_and_one_batch_is_enough(tmp_path, quick_look):
     forest = tmp_path / "data" / "Forest"
     for index in range(2, 11):
         (forest / f"Forest_{index}.jpg").write_bytes((forest / "Forest_1.jpg").read_bytes())
-    text = outputs(run_notebook("Training.ipynb", tmp_path, **quick_look))
+    larger_than_the_data = {"BATCH_SIZE": 1000}
+    text = outputs(run_notebook("Training.ipynb", tmp_path, **quick_look | larger_than_the_data))
     assert "Careful: 6 tiles are copies of each other in different parts" in text
 
 

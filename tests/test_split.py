@@ -84,7 +84,7 @@ def test_saved_split_is_read_back(saved, tiles):
 @pytest.mark.parametrize("name", ["split.csv", "run.json"])
 def test_missing_record_says_to_train_first(saved, tiles, name):
     (saved / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{name} missing\. Run Training\.ipynb first"):
+    with pytest.raises(FileNotFoundError, match=rf"Not there: .*{name}\. Run Training\.ipynb first"):
         read_split(saved, tiles, saved / "model.keras")
 
 

@@ -1,7 +1,7 @@
 """How fast a configuration trains and classifies here, and how that compares with PyTorch.
 
     pip install torch==2.13.0
-    python tests/benchmarks/training_speed.py --size 128 --dtype float32
+    python tests/benchmarks/training_speed.py --size 96 --dtype float32
 
 Both networks are ResNet50 with random weights, batch normalisation frozen, `--stages` trained with AdamW, everything
 fed from memory. Keras' is the one of Training.ipynb; PyTorch's is run eagerly, channels last, once as it is usually
@@ -117,10 +117,10 @@ def contestant(name, options, connection):
 def main():
     """Let the contestants take turns and print what they reach."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=128, help="pixels")
+    parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--batch", type=int, default=64, help="images")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--stages", nargs="+", default=["conv4", "conv5"])
+    parser.add_argument("--stages", nargs="+", default=["conv2", "conv3", "conv4", "conv5"])
     parser.add_argument("--steps", type=int, default=8, help="of each kind in a turn")
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
