@@ -64,7 +64,9 @@ def make_own_images(folder):
 
 def ordinary_user():
     """Return how a command begins that may not read and write everything, as root otherwise does."""
-    if getattr(os, "geteuid", lambda: 1)() != 0:
+    if os.name == "nt":
+        pytest.skip("Windows has other permissions")
+    if os.geteuid() != 0:
         return []
     if not shutil.which("setpriv"):
         pytest.skip("root may read and write everything")
