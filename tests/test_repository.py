@@ -6,6 +6,7 @@ import sys
 
 import nbformat
 import pandas as pd
+import pooch
 import pytest
 from conftest import REPOSITORY
 
@@ -52,6 +53,22 @@ def test_sizes_of_committed_files():
     assert all(size < 500e3 for name, size in sizes.items() if name.endswith(".png"))
 
 
+def test_model_that_is_included_is_the_one_that_was_tested():
+    path = REPOSITORY / "models" / "eurosat_resnet50.keras"
+    run = json.loads((REPOSITORY / "results" / "run.json").read_text())
+    digest = pooch.file_hash(path)
+    assert digest == run["model_sha256"]
+    text = (REPOSITORY / "models" / "README.md").read_text("utf-8")
+    assert digest in text
+    assert f"{run['metrics']['accuracy']:.2%}" in text
+    assert path.stat().st_size < 50e6
+    program = f"import keras, numpy; model = keras.saving.load_model({str(path)!r}); " + (
+        "print(model.predict(numpy.zeros((1, 64, 64, 3), 'uint8'), verbose=0).shape)"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert process.stdout.strip() == "(1, 10)", process.stderr
+
+
 def test_module_is_small_and_map_of_the_mosaic_agrees_with_the_test():
     assert len((REPOSITORY / "eurosat_utils.py").read_text("utf-8").splitlines()) < 500
     mosaic = pd.read_csv(REPOSITORY / "results" / "mosaic.csv")
@@ -91,6 +108,9 @@ def test_numbers_in_prose_equal_those_in_results():
         *(f"{scores[name]:.4f}" for scores in (before, after) for name in scores),
     ):
         assert text in readme, f"README.md does not say {text!r}"
+    short = recipes[recipes["recipe"] == "4x96, conv2 to conv5 learn"]
+    scores = f"{short['test_accuracy'].mean():.2%} on average, {short['test_accuracy'].min():.2%} to {short['test_accuracy'].max():.2%}"
+    assert len(short) == 3
     for text in (f"{metrics['accuracy']:.1%}", f"{minutes:.0f} minutes", f"{run['machine']['peak_memory_gb']:.1f} GB"):
         assert text in introduction, f"The introduction of Training.ipynb does not say {text!r}"
     for figure in [line.split("(")[1].split(")")[0] for line in readme.splitlines() if line.startswith("![")]:
