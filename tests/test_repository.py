@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import nbformat
 import pandas as pd
 import pooch
 import pytest
 from conftest import REPOSITORY
+from packaging.version import Version
 
 NOTEBOOKS = ("Training.ipynb", "Inference.ipynb")
 
@@ -62,10 +64,13 @@ def test_model_that_is_included_is_the_one_that_was_tested():
     assert digest in text
     assert f"{run['metrics']['accuracy']:.2%}" in text
     assert path.stat().st_size < 50e6
-    program = f"import keras, numpy; model = keras.saving.load_model({str(path)!r}); " + (
+    if Version(version("keras")) < Version(run["versions"]["keras"]):
+        pytest.skip("a newer Keras saved it, with settings that this one does not know")
+    program = (  # in a process that knows none of our code
+        "import keras, numpy, sys; model = keras.saving.load_model(sys.argv[1]);"
         "print(model.predict(numpy.zeros((1, 64, 64, 3), 'uint8'), verbose=0).shape)"
     )
-    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    process = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
     assert process.stdout.strip() == "(1, 10)", process.stderr
 
 
@@ -95,6 +100,10 @@ def test_numbers_in_prose_equal_those_in_results():
     low, high = metrics["accuracy_95_percent_interval"]
     mosaic = pd.read_csv(REPOSITORY / "results" / "mosaic.csv")
     minutes = sum(run["seconds"].values()) / 60
+    recipes = pd.read_csv(REPOSITORY / "results" / "recipes.csv")
+    short = recipes.loc[recipes["recipe"] == "4x96, conv2 to conv5 learn", "test_accuracy"]
+    assert len(short) == 3
+    short_preset = f"{short.mean():.2%}", f"{short.min():.2%} to {short.max():.2%}"
     before, after = (metrics["calibration"][f"{when} calibration"] for when in ("before", "after"))
     for text in (
         f"{metrics['accuracy']:.2%}",
@@ -106,15 +115,15 @@ def test_numbers_in_prose_equal_those_in_results():
         run["weights"]["file"],
         f"mosaic of {len(mosaic)} test tiles ({(mosaic['label'] == mosaic['truth']).mean():.2%} of them right",
         *(f"{scores[name]:.4f}" for scores in (before, after) for name in scores),
+        *short_preset,
     ):
         assert text in readme, f"README.md does not say {text!r}"
-    recipes = pd.read_csv(REPOSITORY / "results" / "recipes.csv")
-    short = recipes.loc[recipes["recipe"] == "4x96, conv2 to conv5 learn", "test_accuracy"]
-    assert len(short) == 3
-    for text in (f"{short.mean():.2%}", f"{short.min():.2%} to {short.max():.2%}"):
-        assert text in readme
-        assert text in introduction
-    for text in (f"{metrics['accuracy']:.1%}", f"{minutes:.0f} minutes", f"{run['machine']['peak_memory_gb']:.1f} GB"):
+    for text in (
+        f"{metrics['accuracy']:.1%}",
+        f"{minutes:.0f} minutes",
+        f"{run['machine']['peak_memory_gb']:.1f} GB",
+        *short_preset,
+    ):
         assert text in introduction, f"The introduction of Training.ipynb does not say {text!r}"
     for figure in [line.split("(")[1].split(")")[0] for line in readme.splitlines() if line.startswith("![")]:
         assert (REPOSITORY / figure).is_file()
