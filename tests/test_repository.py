@@ -115,7 +115,7 @@ def test_numbers_in_prose_equal_those_in_results():
     ):
         assert text in readme, f"README.md does not say {text!r}"
     for text in (
-        f"{metrics['accuracy']:.1%}",
+        f"{metrics['accuracy']:.2%}",
         f"{minutes:.0f} minutes",
         f"{run['machine']['peak_memory_gb']:.1f} GB",
         *short_preset,
