@@ -134,6 +134,8 @@ def main():
         for name, connection in connections.items():
             connection.send("go")
             results[name].append(connection.recv())
+    for connection in connections.values():
+        connection.send(None)
     for name, rows in results.items():
         train, classify, peak = np.median(rows, axis=0)
         print(f"{name:16} training {train:6.1f} images/s, classifying {classify:6.1f} images/s, peak {peak:.2f} GB")
