@@ -342,11 +342,7 @@ class Progress(keras.callbacks.Callback):
 
 
 def predict(model: keras.Model, tiles: np.ndarray, what: str, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Run a model over `uint8` tiles `(n, 64, 64, 3)`, with a line of progress that begins with `what`.
-
-    Returns:
-        What the model answers, for example `float32` probabilities `(n, 10)`.
-    """
+    """Return what a model answers, `float32` `(n, 10)`, say, to `uint8` tiles `(n, 64, 64, 3)`; `what` is shown."""
     data = tf.data.Dataset.from_tensor_slices(tiles).batch(batch_size).with_options(DATA_OPTIONS)
     return model.predict(data, verbose=0, callbacks=[Progress(what, batch_size)])
 
@@ -357,6 +353,8 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
     Raises:
         ValueError: `correct` is not between 0 and `total`, or `total` is 0.
     """
+    if not 0 <= correct <= total or total < 1:
+        raise ValueError(f"{correct} of {total} is not a proportion.")
     return tuple(map(float, binomtest(int(correct), int(total)).proportion_ci(level, method="wilson")))
 
 
