@@ -4,15 +4,20 @@ The functions follow the data: fetch, list, load, split, save, plot, classify. I
 settles that Keras runs on TensorFlow, on the CPU.
 """
 
+import copy
 import hashlib
+import json
 import os
+import platform
+import shutil
 import tempfile
 import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,7 +30,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from scipy.stats import binomtest
+from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
@@ -69,6 +77,10 @@ ARCHIVES = {  # file name: (URL, SHA-256); the same tiles, packed differently
         "8ebea626349354c5328b142b96d0430e647051f26efc2dc974c843f25ecf70bd",
     ),
 }
+IMAGENET_WEIGHTS = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+    "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
 USER_AGENT = "eurosat-notebooks/1.0"  # Zenodo turns generic Python clients away
 GDAL_OPTIONS = {
     "GDAL_CACHEMAX": 128,  # MB; the default is 5% of the machine's memory
@@ -81,6 +93,11 @@ TIMEOUT = 60  # seconds without an answer before the next source is tried
 
 
 # ---------------------------------------------------------------- fetch, load and split
+
+
+def path_setting(name: str, value: str | Path) -> Path:
+    """Temporary."""
+    return Path(value).expanduser()
 
 
 def fetch_eurosat(data_dir: str | Path = "data") -> Path:
@@ -249,7 +266,469 @@ def split_digest(split: pd.DataFrame) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# ---------------------------------------------------------------- run, save, judge and plot
+# ---------------------------------------------------------------- network and training
+
+
+def fold_normalisation(network: keras.Model) -> keras.Model:
+    """Return a network with each batch normalisation computed into the convolution before it.
+
+    With its averages kept as they are, a batch normalisation only multiplies and adds. Folded,
+    the answers are the same, and training and classifying are 10 to 20 % faster.
+
+    Args:
+        network: Layers named as in `keras.applications.ResNet50`: `..._bn` follows `..._conv`.
+    """
+
+    def call(layer, *inputs, **options):
+        is_normalisation = isinstance(layer, keras.layers.BatchNormalization)
+        return inputs[0] if is_normalisation else layer(*inputs, **options)
+
+    folded = keras.models.clone_model(network, call_function=call)
+    for layer in folded.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel, bias = network.get_layer(layer.name).get_weights()
+            normalisation = network.get_layer(layer.name.replace("_conv", "_bn"))
+            gamma, beta, mean, variance = normalisation.get_weights()
+            scale = gamma / np.sqrt(variance + normalisation.epsilon)
+            layer.set_weights([kernel * scale, (bias - mean) * scale + beta])
+    return folded
+
+
+def load_backbone(weights: str | Path) -> keras.Model:
+    """Return ResNet50 without its last layer, batch normalisation folded.
+
+    Args:
+        weights: `"imagenet"`, a weights file of `keras.applications.ResNet50` without its top,
+            or a model that Training.ipynb saved.
+
+    Returns:
+        Prepared images of any size in, 2,048 features out; its layers compute in the current
+        dtype policy.
+
+    Raises:
+        ValueError: The weights cannot be had, or belong to another network.
+    """
+    is_file = weights != "imagenet"
+    source = Path(weights).expanduser() if is_file else weights
+    is_own = is_file and source.suffix == ".keras"
+    try:
+        network = keras.applications.ResNet50(
+            include_top=False,
+            weights=None if is_own else source,
+            input_shape=(None, None, 3),
+            pooling="avg",
+        )
+        folded = fold_normalisation(network)
+        if is_own:
+            folded.set_weights(keras.saving.load_model(source).get_layer("resnet50").get_weights())
+    except Exception as error:  # no download; no HDF5, damaged, another network: Keras raises many
+        raise ValueError(
+            f"WEIGHTS: {weights} cannot be loaded into a ResNet50 without its top ({error}). "
+            f"Without internet, fetch {IMAGENET_WEIGHTS} elsewhere and give that file."
+        ) from error
+    return folded
+
+
+def weights_file(weights: str | Path) -> dict[str, str | None]:
+    """Return the name and the SHA-256 of the file that `load_backbone` reads."""
+    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"), "models")
+    is_imagenet = weights == "imagenet"
+    path = cache / Path(IMAGENET_WEIGHTS).name if is_imagenet else Path(weights).expanduser()
+    return {"file": path.name, "sha256": pooch.file_hash(path) if path.is_file() else None}
+
+
+def fastest_dtype() -> str:
+    """Return `"bfloat16"` if a Linux system says that the processor has it, else `"float32"`."""
+    cpuinfo = Path("/proc/cpuinfo")
+    has_bfloat16 = cpuinfo.is_file() and "_bf16" in cpuinfo.read_text()  # avx512_bf16 or amx_bf16
+    return "bfloat16" if has_bfloat16 else "float32"
+
+
+def training_pflop(sizes: Sequence[int], tiles: int) -> float:
+    """Return how many PFLOP (1e15 operations) an epoch at each size takes with so many tiles."""
+    forward = 1.42e9 * sum((size / 96) ** 2 for size in sizes)  # convolutions of ResNet50
+    return 3 * forward * tiles / 1e15  # the way back costs twice the way forward
+
+
+def measure_speed(model: keras.Model, tiles: np.ndarray, labels: np.ndarray) -> float:
+    """Return how many tiles a second a compiled model trains on; it is left as it was.
+
+    Args:
+        model: Compiled, its optimizer built.
+        tiles: One batch, `uint8` `(n, 64, 64, 3)`.
+        labels: Class indices `(n,)`.
+    """
+    variables = [*model.variables, *model.optimizer.variables]
+    before = [variable.numpy() for variable in variables]
+    model.train_on_batch(tiles, labels)  # compiles
+    start = time.perf_counter()
+    for _ in range(3):
+        model.train_on_batch(tiles, labels)
+    seconds = (time.perf_counter() - start) / 3
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+    return len(tiles) / seconds
+
+
+class Progress(keras.callbacks.Callback):
+    """One line that moves while Keras works: share done, tiles a second, time left.
+
+    Args:
+        what: Begins the line.
+        tiles: How many one pass takes.
+        rest: What comes after this pass, in units of this pass.
+
+    Raises:
+        RuntimeError: The loss is no longer a number.
+    """
+
+    def __init__(self, what: str, tiles: int, rest: float = 0):
+        super().__init__()
+        self.what, self.tiles, self.rest = what, tiles, rest
+
+    def on_train_begin(self, logs=None) -> None:  # noqa: D102
+        self._start = self._shown = time.perf_counter()
+        self._show("compiling")
+
+    def on_train_batch_end(self, batch, logs=None) -> None:  # noqa: D102
+        if logs and not np.isfinite(logs["loss"]):
+            raise RuntimeError(
+                f"{self.what}: the loss became {logs['loss']} in step {batch + 1}. Lower "
+                "LEARNING_RATE and run the cells again from Settings on."
+            )
+        now, steps = time.perf_counter(), self.params["steps"]
+        if batch == 2:  # the first steps include compiling
+            self._warm = now
+        if batch > 2 and now - self._shown > 1 and steps:
+            self._shown = now
+            step = (now - self._warm) / (batch - 2)
+            left = step * (steps * (1 + self.rest) - batch - 1)
+            speed = self.tiles / steps / step
+            self._show(f"{(batch + 1) / steps:.0%}, {speed:.0f} tiles/s, {minutes(left)} left")
+
+    def on_epoch_end(self, epoch, logs=None) -> None:  # noqa: D102
+        self._show(
+            f"{minutes(time.perf_counter() - self._start)}, accuracy {logs['accuracy']:.2%}, "
+            f"on validation {logs['val_accuracy']:.2%}"
+        )
+
+    def on_predict_end(self, logs=None) -> None:  # noqa: D102
+        seconds = time.perf_counter() - self._start
+        self._show(f"{self.tiles:,} tiles, {minutes(seconds)}, {self.tiles / seconds:.0f} tiles/s")
+
+    on_predict_begin, on_predict_batch_end = on_train_begin, on_train_batch_end
+
+    def _show(self, text: str) -> None:
+        line = {"text/plain": f"{self.what}: {text}"}
+        if get_ipython() is None:
+            print(f"\r{line['text/plain']:<79}", end="", flush=True)
+        elif text == "compiling":
+            self._line = display.display(line, raw=True, display_id=True)
+        else:
+            self._line.update(line, raw=True)
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration in words, such as `40 s` or `3.5 min`."""
+    return f"{seconds:.0f} s" if seconds < 99.5 else f"{seconds / 60:.1f} min"
+
+
+def predict(
+    model: keras.Model, tiles: np.ndarray, what: str, batch_size: int = BATCH_SIZE
+) -> np.ndarray:
+    """Return what a model answers to many tiles, and show how far it is.
+
+    Args:
+        model: Takes `uint8` tiles `(n, 64, 64, 3)`.
+        tiles: All of them.
+        what: Begins the line that shows it.
+        batch_size: Tiles in one step.
+
+    Returns:
+        The answers, such as `float32` probabilities `(n, 10)`.
+    """
+    data = tf.data.Dataset.from_tensor_slices(tiles).batch(batch_size).with_options(DATA_OPTIONS)
+    return model.predict(data, verbose=0, callbacks=[Progress(what, len(tiles))])
+
+
+# ---------------------------------------------------------------- a run of Training.ipynb
+
+
+def _is_number(low: float, high: float, kind=(int, float)):
+    return lambda value: type(value) in np.atleast_1d(kind) and low <= value <= high
+
+
+def _is_path(name: str):
+    def check(value):
+        path_setting(name, value)
+        return True
+
+    return check
+
+
+_STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
+_is_size, _is_seed = _is_number(32, 512, int), _is_number(0, 2**32 - 1, int)
+SETTINGS = {  # of Training.ipynb: what would fail late or silently do something else, otherwise
+    "DATA_DIR": (_is_path("DATA_DIR"), "a path"),
+    "SPLIT": (lambda value: value in ("random", "longitude"), '"random" or "longitude"'),
+    "SPLIT_SEED": (_is_seed, "a whole number from 0 to 4,294,967,295"),
+    "IMAGES_PER_CLASS": (
+        lambda value: value is None or _is_number(5, 10_000, int)(value),
+        "None or a whole number of 5 or more",
+    ),
+    "WEIGHTS": (
+        lambda value: value == "imagenet" or path_setting("WEIGHTS", value).is_file(),
+        '"imagenet" or an existing file',
+    ),
+    "IMAGE_SIZES": (
+        lambda value: isinstance(value, list) and value and all(map(_is_size, value)),
+        "a list of whole numbers from 32 to 512, one for each epoch",
+    ),
+    "FINE_TUNED_STAGES": (
+        lambda value: isinstance(value, list) and set(value) <= set(_STAGES),
+        f"a list of some of {', '.join(_STAGES)}",
+    ),
+    "BATCH_SIZE": (_is_number(1, 1024, int), "a whole number from 1 to 1,024"),
+    "HEAD_EPOCHS": (_is_number(1, 1000, int), "a whole number from 1 to 1,000"),
+    "HEAD_LEARNING_RATE": (_is_number(1e-8, 0.1), "a number from 1e-8 to 0.1"),
+    "LEARNING_RATE": (_is_number(1e-8, 0.1), "a number from 1e-8 to 0.1"),
+    "WEIGHT_DECAY": (_is_number(0, 1), "a number from 0 to 1"),
+    "DTYPE": (
+        lambda value: value in (None, "float32", "bfloat16"),
+        '"float32", "bfloat16" or None',
+    ),
+    "SEED": (_is_seed, "a whole number from 0 to 4,294,967,295"),
+    "MODEL_PATH": (
+        lambda value: path_setting("MODEL_PATH", value).suffix == ".keras",
+        "a path that ends in .keras",
+    ),
+    "RESULTS_DIR": (_is_path("RESULTS_DIR"), "a path"),
+}
+
+
+def check_settings(namespace: Mapping) -> dict:
+    """Return a copy of the settings of Training.ipynb, by name.
+
+    Args:
+        namespace: Holds them, as `globals()` does.
+
+    Raises:
+        ValueError: Settings cannot work, or a folder cannot be written to; all are named.
+    """
+    settings = {name: copy.deepcopy(namespace[name]) for name in SETTINGS}
+    problems = []
+    for name, (is_right, wanted) in SETTINGS.items():
+        try:
+            if not is_right(settings[name]):
+                problems.append(f"{name}: give {wanted}, not {settings[name]!r}")
+        except (ValueError, TypeError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("Please change these settings.\n  " + "\n  ".join(problems))
+    for folder in (Path(settings["MODEL_PATH"]).parent, Path(settings["RESULTS_DIR"])):
+        folder = folder.expanduser()
+        try:  # found out now, not after the training
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ValueError(
+                f"{folder} cannot be written to ({error}). Choose another folder in the settings."
+            ) from error
+        if shutil.disk_usage(folder).free < 1.5e9:
+            raise ValueError(
+                f"{folder} is on a disk with less than 1.5 GB left. Free some space or choose "
+                "another folder."
+            )
+    return settings
+
+
+class Run:
+    """What belongs to one run of Training.ipynb: settings, finished steps, backup, record.
+
+    It sees to it that nothing of different runs is mixed: cells that are left out after a change
+    of settings stop with a sentence, and a backup is used only by a run with equal settings.
+
+    Args:
+        namespace: The notebook's `globals()`, looked at again in every step.
+
+    Attributes:
+        settings: By name, as they were when the run began.
+        seconds: How long each step took.
+        history: A dictionary for each finished epoch of head and network.
+        resumed: Whether a backup was found.
+
+    Raises:
+        ValueError: As `check_settings`.
+    """
+
+    STEPS = ("data", "network", "head", "fine-tuning", "saving", "test")
+
+    def __init__(self, namespace: Mapping):
+        self._namespace = namespace
+        self.settings = check_settings(namespace)
+        self.seconds, self.history, self.resumed = {}, [], False
+        model_path = path_setting("MODEL_PATH", self.settings["MODEL_PATH"])
+        self._folder = model_path.with_suffix(".backup")
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Measure a step; it counts only if nothing failed.
+
+        Raises:
+            RuntimeError: Settings were changed, or steps before this one are not finished.
+        """
+        before = self.STEPS[: self.STEPS.index(name)]
+        changed = [key for key, value in self.settings.items() if self._namespace[key] != value]
+        missing = [step for step in before if step not in self.seconds]
+        if changed or missing:
+            why = f"{', '.join(changed)} changed" if changed else f"not done: {', '.join(missing)}"
+            raise RuntimeError(
+                f"The cells above do not belong to this one ({why}). Select the cell below "
+                'Settings and choose "Run Selected Cell and All Below" in the menu Run.'
+            )
+        for later in self.STEPS[len(before) + 1 :]:
+            self.seconds.pop(later, None)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - start
+
+    def open_backup(self, **inputs) -> None:
+        """Find the backup of an interrupted run, or move that of another run aside.
+
+        Args:
+            inputs: What else must be equal, such as a checksum of the data.
+        """
+        self.history, self.resumed = [], False
+        present = json.loads(json.dumps(self.settings | inputs))
+        file = self._folder / "settings.json"
+        if file.is_file() and self._weights():
+            saved = json.loads(file.read_text("utf-8"))
+            changed = [key for key, value in present.items() if saved.get(key) != value]
+            if not changed:
+                rows = pd.read_csv(self._folder / "history.csv").to_dict("records")
+                finished = int(self._weights().stem.split(".")[0].removeprefix("epoch-"))
+                heads = [row for row in rows if row["phase"] == "head"]
+                self.history, self.resumed = rows[: len(heads) + finished], True
+                print(f"An interrupted run was found: it goes on after {finished} epochs.")
+                return
+            aside = self._folder.with_suffix(".old-backup")
+            shutil.rmtree(aside, ignore_errors=True)
+            self._folder.rename(aside)
+            print(f"An interrupted run had other {', '.join(changed)}: it is now in {aside}.")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with atomic_path(file) as path:
+            path.write_text(json.dumps(present, indent=2), "utf-8")
+
+    def _weights(self) -> Path | None:
+        """Return the newest file with weights in the backup."""
+        files = self._folder.glob("epoch-*.weights.h5")
+        return max(files, key=lambda file: int(file.name.split(".")[0][6:]), default=None)
+
+    @property
+    def finished(self) -> int:
+        """Epochs of fine-tuning that are finished."""
+        return sum(row["phase"] == "fine-tuning" for row in self.history)
+
+    def load_backup(self, model: keras.Model) -> None:
+        """Load weights and optimizer as they were after the last finished epoch.
+
+        Raises:
+            ValueError: The backup is damaged.
+        """
+        if (file := self._weights()) is None:  # the run is over: the model is as it should be
+            return
+        try:
+            model.load_weights(file)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"The backup {file} is damaged ({error}). Delete {self._folder} and run the "
+                "cells again from Settings on."
+            ) from error
+
+    def save_backup(self, model: keras.Model, rows: Sequence[dict]) -> None:
+        """Add epochs to the history and save it, the weights and the optimizer.
+
+        Raises:
+            RuntimeError: A loss is not a number.
+            OSError: The disk is full. The backup of the epoch before is still there.
+        """
+        if not all(np.isfinite(row["loss"]) for row in rows):
+            raise RuntimeError(
+                "The loss became nan. Lower LEARNING_RATE (or HEAD_LEARNING_RATE) and run the "
+                "cells again from Settings on."
+            )
+        history, old = [*self.history, *rows], self._weights()
+        with atomic_path(self._folder / "history.csv") as path:
+            pd.DataFrame(history).to_csv(path, index=False)
+        finished = sum(row["phase"] == "fine-tuning" for row in history)
+        with atomic_path(self._folder / f"epoch-{finished}.weights.h5") as path:
+            model.save_weights(path)
+        self.history = history
+        if old and old != self._weights():
+            old.unlink()
+
+    def record(self, **more) -> dict:
+        """Return settings, seconds, processor and versions, and whatever else is given."""
+        seconds = self.seconds | {
+            "fine-tuning": sum(r["seconds"] for r in self.history if r["phase"] == "fine-tuning")
+        }
+        packages = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "scipy", "rasterio")
+        return {
+            "parameters": self.settings,
+            **more,
+            "resumed": self.resumed,
+            "seconds": {step: round(value, 1) for step, value in seconds.items()},
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in packages},
+        }
+
+    def delete_backup(self) -> None:
+        """Delete the backup of a run that is over."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def save_model(model: keras.Model, path: str | Path, tiles: np.ndarray) -> keras.Model:
+    """Save a model, compressed, completely or not at all; return it as loaded from the file.
+
+    Args:
+        model: The model.
+        path: Ends in `.keras`. A file that is there is replaced at the end.
+        tiles: Some, `uint8` `(n, 64, 64, 3)`: the loaded model must answer them as `model` does.
+
+    Raises:
+        RuntimeError: It does not.
+        OSError: The disk is full.
+    """
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+        with zipfile.ZipFile(temporary) as plain:
+            content = {name: plain.read(name) for name in plain.namelist()}
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as compressed:
+            for name, data in content.items():
+                compressed.writestr(name, data)
+        saved = keras.saving.load_model(temporary)
+        difference = np.abs(saved.predict(tiles, verbose=0) - model.predict(tiles, verbose=0)).max()
+        if not difference < 1e-4:
+            raise RuntimeError(f"What was saved answers differently: {path} was not replaced.")
+    return saved
+
+
+def round_weights(weights: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Round `float32` weights to the 16 bits of `bfloat16`: compressed, half as large."""
+    return [tf.cast(tf.cast(weight, "bfloat16"), "float32").numpy() for weight in weights]
+
+
+# ---------------------------------------------------------------- save, judge and plot
 
 
 @contextmanager
@@ -273,78 +752,97 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> display.Image:
-    """Write a figure as PNG and close it; what is returned shows that file in a notebook."""
+def save_figure(
+    figure: Figure, path: str | Path, alt: str | None = None, dpi: int = 110
+) -> display.Image:
+    """Write a figure as PNG and close it; what is returned shows that file in a notebook.
+
+    Args:
+        figure: The figure.
+        path: Ends in `.png`.
+        alt: What it shows, for those who cannot see it.
+        dpi: Pixels an inch.
+    """
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, bbox_inches="tight", facecolor="white")
         if temporary.stat().st_size > MAX_FIGURE_BYTES:  # many tiles: 256 colours have to do
             with Image.open(temporary) as image:
                 image.convert("RGB").quantize(256).save(temporary, optimize=True)
     plt.close(figure)
-    return display.Image(path)
+    return display.Image(path, alt=alt)
 
 
-class Progress(keras.callbacks.Callback):
-    """One line that updates in place while Keras works on batches of tiles: share done, time taken and left, speed.
+def save_json(content: dict, path: str | Path) -> None:
+    """Write a dictionary as JSON, completely or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=float) + "\n", "utf-8")
+
+
+def save_table(table: pd.DataFrame, path: str | Path, decimals: int = 4, **options) -> None:
+    """Write a table as CSV, completely or not at all."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, float_format=f"%.{decimals}f", **{"index": False} | options)
+
+
+def turn_tiles(tiles: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
+    """Put each tile into one of the eight symmetries of the square.
 
     Args:
-        what: Begins the line.
-        tiles_per_step: Tiles in a batch.
-        costs: How a step of each epoch compares with those of the others, if they differ.
+        tiles: `(n, 64, 64, 3)`.
+        which: Whole numbers `(n,)` from 0, as it is, to 7: the bits say whether to mirror it,
+            put it upside down, and transpose it.
+    """
+    left_right, up_down, transpose = (
+        tf.reshape(which // bit % 2 == 1, (-1, 1, 1, 1)) for bit in (1, 2, 4)
+    )
+    tiles = tf.where(left_right, tiles[:, :, ::-1], tiles)
+    tiles = tf.where(up_down, tiles[:, ::-1], tiles)
+    return tf.where(transpose, tf.transpose(tiles, [0, 2, 1, 3]), tiles)
+
+
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return `(n, 10)` probabilities as they are when the logits are divided by `temperature`."""
+    logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-38))
+    return softmax(logits / temperature, axis=1)
+
+
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return the temperature that calibrates best (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        probabilities: `(n, 10)`.
+        labels: Class indices `(n,)`.
     """
 
-    LINE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    def loss(log_temperature):
+        calibrated = apply_temperature(probabilities, np.exp(log_temperature))
+        return log_loss(labels, calibrated, labels=range(len(CLASSES)))
 
-    def __init__(self, what: str, tiles_per_step: int, costs: Sequence[float] | None = None):
-        super().__init__()
-        self.what, self.tiles_per_step, self.costs = what, tiles_per_step, costs
-        self._start, self._handle = None, None
-
-    def on_epoch_begin(self, epoch, logs=None) -> None:  # noqa: D102
-        costs = self.costs or [1] * self.params.get("epochs", 1)
-        self._cost, self._before, self._total = costs[epoch], sum(costs[:epoch]), sum(costs)
-        self._epoch_start = time.perf_counter()
-        if self._start is None:
-            self._start = self._shown = self._epoch_start
-            self._first = self._before  # more than 0 in a run that is resumed
-
-    def on_train_batch_end(self, batch, logs=None) -> None:  # noqa: D102
-        line = self._show(batch, f", accuracy {logs['accuracy']:.3f}")
-        if self._before == self._first and batch == 19:  # the first steps are slower
-            print(line)  # stays in a log
-
-    def on_epoch_end(self, epoch, logs=None) -> None:  # noqa: D102
-        scores = f"accuracy {logs['accuracy']:.4f}, validation accuracy {logs['val_accuracy']:.4f}"
-        print(f"{self.what}: epoch {epoch + 1}/{self.params['epochs']} done, {scores}")
-
-    def on_predict_begin(self, logs=None) -> None:  # noqa: D102
-        self._start = None
-        self.on_epoch_begin(0)
-
-    def on_predict_batch_end(self, batch, logs=None) -> None:  # noqa: D102
-        self._show(batch)
-
-    def _show(self, batch: int, note: str = "") -> str:
-        now, steps = time.perf_counter(), self.params["steps"]
-        done = self._before + self._cost * (batch + 1) / steps
-        note = f"{(batch + 1) * self.tiles_per_step / (now - self._epoch_start):.1f} tiles/s" + note
-        how = {"bar_format": self.LINE, "postfix": note, "initial": self._first}
-        line = tqdm.format_meter(done, self._total, now - self._start, 90, self.what, **how)
-        if now - self._shown > 1 or (done == self._total and steps > 1):  # often enough to be seen to move
-            self._shown = now
-            if get_ipython() is None:
-                print(f"\r{line}", end="\n" if done == self._total else "", flush=True)
-            elif self._handle is None:
-                self._handle = display.display({"text/plain": line}, raw=True, display_id=True)
-            else:
-                self._handle.update({"text/plain": line}, raw=True)
-        return line
+    return float(np.exp(minimize_scalar(loss, bounds=np.log([0.1, 10]), method="bounded").x))
 
 
-def predict(model: keras.Model, tiles: np.ndarray, what: str, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Return what a model answers, `float32` `(n, 10)`, say, to `uint8` tiles `(n, 64, 64, 3)`; `what` is shown."""
-    data = tf.data.Dataset.from_tensor_slices(tiles).batch(batch_size).with_options(DATA_OPTIONS)
-    return model.predict(data, verbose=0, callbacks=[Progress(what, batch_size)])
+def calibration_bins(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
+) -> tuple[float, pd.DataFrame]:
+    """Compare confidence and accuracy (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        probabilities: `(n, 10)`.
+        labels: Class indices `(n,)`.
+        bins: Equally wide ranges of the highest probability.
+
+    Returns:
+        The expected calibration error; and `confidence`, `right`, `tiles` and `accuracy` of
+        each bin that is not empty.
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    table = pd.DataFrame({"confidence": confidence, "right": right, "tiles": 1})
+    groups = table.groupby(np.minimum((confidence * bins).astype(int), bins - 1))
+    table = groups.agg({"confidence": "mean", "right": "sum", "tiles": "sum"})
+    table["accuracy"] = table["right"] / table["tiles"]
+    distance = (table["accuracy"] - table["confidence"]).abs()
+    return float(np.average(distance, weights=table["tiles"])), table
 
 
 def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
@@ -470,7 +968,7 @@ def classify_image(
         tops, lefts = (np.unique(np.r_[0 : size - TILE_SIZE : stride, size - TILE_SIZE]) for size in shape)
         rows = min(len(tops), max(1, BATCH_SIZE // len(lefts)))
         groups = np.split(tops, range(rows, len(tops), rows))
-        progress = Progress(Path(path).name, rows * len(lefts))
+        progress = Progress(Path(path).name, len(tops) * len(lefts))
         progress.set_params({"steps": len(groups)})
         progress.on_predict_begin()
         colours, probabilities = [], []
