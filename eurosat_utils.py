@@ -33,7 +33,7 @@ from rasterio.windows import Window
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from scipy.stats import binomtest
-from sklearn.metrics import log_loss
+from sklearn.metrics import confusion_matrix, log_loss
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
@@ -376,56 +376,65 @@ class Progress(keras.callbacks.Callback):
     Args:
         what: Begins the line.
         tiles: How many one pass takes.
-        rest: What comes after this pass, in units of this pass.
+        costs: Of each epoch, in any unit, if there are several.
+
+    Attributes:
+        seconds: How long the last epoch took, validation included.
 
     Raises:
         RuntimeError: The loss is no longer a number.
     """
 
-    def __init__(self, what: str, tiles: int, rest: float = 0):
+    def __init__(self, what: str, tiles: int, costs: Sequence[float] = (1,)):
         super().__init__()
-        self.what, self.tiles, self.rest = what, tiles, rest
+        self.what, self.tiles, self.costs, self._line = what, tiles, costs, None
 
-    def on_train_begin(self, logs=None) -> None:  # noqa: D102
+    def on_epoch_begin(self, epoch, logs=None) -> None:  # noqa: D102
         self._start = self._shown = time.perf_counter()
+        self._rest = sum(self.costs[epoch + 1 :]) / self.costs[epoch]
         self._show("compiling")
 
     def on_train_batch_end(self, batch, logs=None) -> None:  # noqa: D102
-        if logs and not np.isfinite(logs["loss"]):
+        if not np.isfinite(loss := (logs or {}).get("loss", 0)):
             raise RuntimeError(
-                f"{self.what}: the loss became {logs['loss']} in step {batch + 1}. Lower "
-                "LEARNING_RATE and run the cells again from Settings on."
+                f"{self.what}: the loss became {loss} in step {batch + 1}. Lower LEARNING_RATE "
+                "and run the cells again from Settings on."
             )
         now, steps = time.perf_counter(), self.params["steps"]
         if batch == 2:  # the first steps include compiling
             self._warm = now
-        if batch > 2 and now - self._shown > 1 and steps:
+        if batch > 2 and now - self._shown > 1:
             self._shown = now
             step = (now - self._warm) / (batch - 2)
-            left = step * (steps * (1 + self.rest) - batch - 1)
+            left = step * (steps * (1 + self._rest) - batch - 1)
             speed = self.tiles / steps / step
             self._show(f"{(batch + 1) / steps:.0%}, {speed:.0f} tiles/s, {minutes(left)} left")
 
     def on_epoch_end(self, epoch, logs=None) -> None:  # noqa: D102
-        self._show(
-            f"{minutes(time.perf_counter() - self._start)}, accuracy {logs['accuracy']:.2%}, "
-            f"on validation {logs['val_accuracy']:.2%}"
+        self.seconds = time.perf_counter() - self._start
+        print(
+            f"epoch {epoch + 1} of {len(self.costs)}: {minutes(self.seconds)}, accuracy "
+            f"{logs['accuracy']:.2%}, on validation {logs['val_accuracy']:.2%}"
         )
+        self._show(f"{epoch + 1} of {len(self.costs)} epochs are done")
+
+    def on_predict_begin(self, logs=None) -> None:  # noqa: D102
+        self.on_epoch_begin(0)
+
+    on_predict_batch_end = on_train_batch_end
 
     def on_predict_end(self, logs=None) -> None:  # noqa: D102
         seconds = time.perf_counter() - self._start
-        self._show(f"{self.tiles:,} tiles, {minutes(seconds)}, {self.tiles / seconds:.0f} tiles/s")
-
-    on_predict_begin, on_predict_batch_end = on_train_begin, on_train_batch_end
+        self._show(f"{self.tiles:,} tiles in {minutes(seconds)}")
 
     def _show(self, text: str) -> None:
-        line = {"text/plain": f"{self.what}: {text}"}
+        line = f"{self.what}: {text}"
         if get_ipython() is None:
-            print(f"\r{line['text/plain']:<79}", end="", flush=True)
-        elif text == "compiling":
-            self._line = display.display(line, raw=True, display_id=True)
+            print(f"\r{line:<79}", end="", flush=True)
+        elif self._line is None:
+            self._line = display.display({"text/plain": line}, raw=True, display_id=True)
         else:
-            self._line.update(line, raw=True)
+            self._line.update({"text/plain": line}, raw=True)
 
 
 def minutes(seconds: float) -> str:
@@ -819,6 +828,12 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
         return log_loss(labels, calibrated, labels=range(len(CLASSES)))
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log([0.1, 10]), method="bounded").x))
+
+
+def confusion_percent(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return how many percent of each class `(10, 10)`, rows, were taken for which, columns."""
+    classes = range(len(CLASSES))
+    return 100 * confusion_matrix(labels, predicted, labels=classes, normalize="true")
 
 
 def calibration_bins(
