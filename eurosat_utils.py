@@ -370,6 +370,28 @@ def measure_speed(model: keras.Model, tiles: np.ndarray, labels: np.ndarray) -> 
     return len(tiles) / seconds
 
 
+class RiseAndFall(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that rises in a tenth of the steps and then falls to zero, in straight lines.
+
+    Args:
+        highest: The rate at its peak.
+        steps: In all. The rate is never outside 0 to `highest`, whatever the step.
+    """
+
+    def __init__(self, highest: float, steps: int):
+        self.highest, self.steps = highest, steps
+
+    def __call__(self, step):
+        """Return the rate of a step, the first of which is 0."""
+        share = (keras.ops.cast(step, "float32") + 1) / (self.steps + 1)
+        line = keras.ops.minimum(10 * share, (1 - share) / 0.9)
+        return self.highest * keras.ops.maximum(0, keras.ops.minimum(1, line))
+
+    def get_config(self) -> dict:
+        """Return the arguments."""
+        return {"highest": self.highest, "steps": self.steps}
+
+
 class Progress(keras.callbacks.Callback):
     """One line that moves while Keras works: share done, tiles a second, time left.
 
