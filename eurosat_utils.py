@@ -1,7 +1,7 @@
-"""Load, split and plot EuroSAT (RGB) and classify images: what Training.ipynb and Inference.ipynb share.
+"""Load, split and plot EuroSAT (RGB) and classify images: what both notebooks share.
 
-The functions follow the data: fetch, list, load, split, save, plot, classify. Importing silences start-up notes and
-settles that Keras runs on TensorFlow, on the CPU.
+The functions follow the data: fetch, list, load, split, save, plot, classify. Importing silences
+start-up notes and settles that Keras runs on TensorFlow, on the CPU, in float32.
 """
 
 import copy
@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -37,34 +38,40 @@ from sklearn.metrics import confusion_matrix, log_loss
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-# Start-up notes would fill every notebook; TensorFlow writes its own past Python and its log level.
-warnings.filterwarnings("ignore", "IProgress not found")  # tqdm draws a plain bar without ipywidgets
+# Start-up notes would fill every notebook; TensorFlow writes its own past Python and log levels.
+warnings.filterwarnings("ignore", "IProgress not found")  # tqdm draws a bar without ipywidgets
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512, where it halves the time, too
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else off without AVX-512; halves the time
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # these notebooks are for the CPU
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's keras.json says
-_stderr, _null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-os.dup2(_null, 2)
 try:
-    import keras
-    import pooch
-    import tensorflow as tf
-finally:
-    os.dup2(_stderr, 2)
-    os.close(_stderr)
-    os.close(_null)
-keras.config.set_image_data_format("channels_last")
+    _stderr = os.dup(2)
+except OSError:  # closed, or a Windows program without a console
+    _stderr = os.open(os.devnull, os.O_WRONLY)
+with Path(os.devnull).open("w") as _null:
+    os.dup2(_null.fileno(), 2)
+    try:
+        import keras
+        import pooch
+        import tensorflow as tf
+    finally:
+        os.dup2(_stderr, 2)
+        if _stderr != 2:
+            os.close(_stderr)
+keras.config.set_image_data_format("channels_last")  # as the next two: whatever keras.json says
+keras.config.set_floatx("float32")
+keras.config.set_dtype_policy("float32")
 tf.get_logger().setLevel("ERROR")  # no notes on tracing, either
 
 # Helber et al. 2019, "EuroSAT", IEEE JSTARS 12(7), doi:10.1109/JSTARS.2019.2918242
 CLASSES = (
-    "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop", "Residential",
-    "River", "SeaLake",
+    "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture",
+    "PermanentCrop", "Residential", "River", "SeaLake",
 )  # fmt: skip
 LEVELS = (0, 2750)  # what became black and white in EuroSAT, in 1/10,000 of the reflectance
 BATCH_SIZE = 64  # tiles that are classified in one step
 DATA_OPTIONS = tf.data.Options()
-DATA_OPTIONS.autotune.enabled = False  # at the end of a pass its thread can be waited for, up to a minute
+DATA_OPTIONS.autotune.enabled = False  # its thread can keep the end of a pass waiting for a minute
 NO_DATA = "no data"  # instead of a class
 TILE_SIZE = 64  # pixels; one pixel is 10 m on the ground
 ARCHIVES = {  # file name: (URL, SHA-256); the same tiles, packed differently
@@ -73,7 +80,8 @@ ARCHIVES = {  # file name: (URL, SHA-256); the same tiles, packed differently
         "b4f5b234ecb7d7ff9c6cddb046543b4717c53fd6e9815be6c0e80cc614f51b90",
     ),
     "EuroSAT.zip": (
-        "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
+        "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
+        "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
         "8ebea626349354c5328b142b96d0430e647051f26efc2dc974c843f25ecf70bd",
     ),
 }
@@ -81,10 +89,22 @@ IMAGENET_WEIGHTS = (
     "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
     "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 )
+LONGITUDE_LISTS = {  # torchgeo's EuroSATSpatial: part: (URL, SHA-256); one name of a tile a line
+    part: (
+        "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
+        f"1ce6f1bfb56db63fd91b6ecc466ea67f2509774c/eurosat-spatial-{short}.txt",
+        sha256,
+    )
+    for part, short, sha256 in (
+        ("train", "train", "2db7d455afb8dcbca898ea19a00f1f90c091734efdbba89e22aaf24056da243f"),
+        ("validation", "val", "6c758477604b7057a0fd990d7f6327b63b99a6725aac11a6a9d0174a7fdd8f0b"),
+        ("test", "test", "de22dec83d350cac3b3e4ca8e285cb6733c81ab94bf5bcf9213a567993402452"),
+    )
+}
 USER_AGENT = "eurosat-notebooks/1.0"  # Zenodo turns generic Python clients away
 GDAL_OPTIONS = {
     "GDAL_CACHEMAX": 128,  # MB; the default is 5% of the machine's memory
-    "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",  # by default the missing part of a truncated file is grey
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",  # else what a truncated file lacks is grey
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # by default it is whatever was in memory
 }
 MAX_DATA_BYTES = 10**9  # bytes of an extracted archive; EuroSAT has a tenth of that
@@ -96,15 +116,44 @@ TIMEOUT = 60  # seconds without an answer before the next source is tried
 
 
 def path_setting(name: str, value: str | Path) -> Path:
-    """Temporary."""
-    return Path(value).expanduser()
+    """Return a setting as a path, `~` expanded.
+
+    `papermill -p` makes numbers of names such as `2750`, `1e3` and `2024_06`. A whole number is
+    taken if something in the working folder has this name and nothing else there reads as it.
+
+    Args:
+        name: The setting, for the message.
+        value: What the user gave.
+
+    Raises:
+        ValueError: It is empty, or not text, or may mean several things.
+    """
+    if isinstance(value, str | os.PathLike) and str(value).strip():
+        with suppress(RuntimeError):  # ~ of an unknown user: a file's name
+            return Path(value).expanduser()
+        return Path(value)
+    if type(value) is int:
+        names = [entry.name for entry in Path().iterdir() if _reads_as(entry.name, value)]
+        if names == [str(value)]:
+            return Path(names[0])
+    raise ValueError(
+        f"{name} must be a path, not {value!r}. papermill's -p makes numbers of some names: write "
+        f"the name with ./ before it, as in -p {name} ./2750, or give it with -r instead of -p."
+    )
+
+
+def _reads_as(text: str, number: int) -> bool:
+    with suppress(ValueError):
+        return int(text) == number
+    return False
 
 
 def fetch_eurosat(data_dir: str | Path = "data") -> Path:
     """Find EuroSAT below a folder; extract or download it only if it is not there.
 
     Args:
-        data_dir: Holds the ten class folders (also below `EuroSAT_RGB/` or `2750/`), an archive, or nothing yet.
+        data_dir: Holds the ten class folders (also below `EuroSAT_RGB/` or `2750/`), an archive, or
+            nothing yet; or is itself a .zip archive, which is extracted beside it.
 
     Returns:
         The folder that contains the class folders.
@@ -113,65 +162,99 @@ def fetch_eurosat(data_dir: str | Path = "data") -> Path:
         ValueError: An archive that is present cannot be extracted.
         FileNotFoundError: Nothing is present and no download worked.
     """
-    data_dir = Path(data_dir).expanduser()
+    data_dir = path_setting("DATA_DIR", data_dir)
+    is_archive = data_dir.suffix.lower() == ".zip" and not data_dir.is_dir()
+    if is_archive and data_dir.exists():
+        return _class_root(data_dir.with_suffix("")) or _extract(data_dir, data_dir.stem)
+    if is_archive or data_dir.is_file():
+        raise ValueError(f"DATA_DIR: {data_dir} is neither a folder nor an existing .zip archive.")
     if (folder := _class_root(data_dir)) is not None:
         return folder
     for name in ARCHIVES:
         if (data_dir / name).is_file():
             return _extract(data_dir / name)
     failures = []
-    downloader = pooch.HTTPDownloader(progressbar=True, headers={"User-Agent": USER_AGENT}, timeout=TIMEOUT)
     for name, (url, sha256) in ARCHIVES.items():
-        source = pooch.create(data_dir, "", registry={name: f"sha256:{sha256}"}, urls={name: url}, retry_if_failed=1)
-        try:
-            source.fetch(name, downloader=downloader)
-        except (OSError, ValueError) as error:  # network or disk; wrong checksum
-            failures.append(f"  {url}\n    {type(error).__name__}: {error}")
+        if failure := _download(url, sha256, data_dir, name):
+            failures.append(failure)
         else:
             return _extract(data_dir / name)
     raise FileNotFoundError(
-        "\n".join([f"EuroSAT is not in {data_dir.absolute()} and could not be downloaded:", *failures])
-        + f"\nDownload one of these files with a browser and put it, as {' or '.join(ARCHIVES)}, into "
-        f"{data_dir.absolute()}; then run this cell again."
+        "\n".join(
+            [f"EuroSAT is not in {data_dir.absolute()} and could not be downloaded:", *failures]
+        )
+        + f"\nDownload one of these files with a browser and put it, as {' or '.join(ARCHIVES)}, "
+        f"into {data_dir.absolute()}; then run this cell again.\n"
+        "Or see both notebooks at work on tiles that are drawn: python tests/demo.py"
     )
 
 
+def _download(url: str, sha256: str, folder: Path, name: str) -> str | None:
+    """Download a file and verify it; return why that failed, if it did."""
+    agent = {"User-Agent": USER_AGENT}
+    has_console = sys.stderr is not None
+    downloader = pooch.HTTPDownloader(progressbar=has_console, headers=agent, timeout=TIMEOUT)
+    registry = {"registry": {name: f"sha256:{sha256}"}, "urls": {name: url}}
+    try:
+        pooch.create(folder, "", retry_if_failed=1, **registry).fetch(name, downloader=downloader)
+    except (OSError, ValueError) as error:  # network or disk; wrong checksum
+        return f"  {url}\n    {type(error).__name__}: {error}"
+    return None
+
+
 def _class_root(folder: Path) -> Path | None:
-    """Return where the class folders are: in `folder`, below an archive's root name, or below two of it."""
-    roots = (folder / "EuroSAT_RGB", folder / "2750", folder, folder / "EuroSAT_RGB" / "EuroSAT_RGB")
+    """Return where the class folders are: in `folder`, below a root's name, or below two of it."""
+    twice = folder / "EuroSAT_RGB" / "EuroSAT_RGB"
+    roots = (folder / "EuroSAT_RGB", folder / "2750", folder, twice)
     return next((root for root in roots if any((root / name).is_dir() for name in CLASSES)), None)
 
 
-def _extract(archive: Path) -> Path:
-    """Extract to a temporary folder first, so that a half-extracted data set is never found."""
-    target = archive.parent / "EuroSAT_RGB"
-    if target.exists() and _class_root(archive.parent) is None:
-        raise ValueError(f"{target} exists but does not hold EuroSAT. Move it away and run this cell again.")
+def _extract(archive: Path, name: str = "EuroSAT_RGB") -> Path:
+    """Extract to a folder of that name beside the archive, which appears when it is complete."""
+    target = archive.with_name(name)
+    if target.exists() and _class_root(target) is None:
+        message = (
+            f"{target} exists but does not hold EuroSAT. Move it away and run this cell again."
+        )
+        raise ValueError(message)
     try:
+        beside = {"dir": archive.parent, "ignore_cleanup_errors": True}
         with (
             zipfile.ZipFile(archive) as content,
-            tempfile.TemporaryDirectory(dir=archive.parent, ignore_cleanup_errors=True) as temporary,
+            tempfile.TemporaryDirectory(**beside) as temporary,
         ):
-            if (size := sum(member.file_size for member in content.infolist())) > MAX_DATA_BYTES:
-                raise ValueError(f"{archive} would fill {size / 1e9:.1f} GB of disk: it is not EuroSAT. Delete it.")
-            content.extractall(temporary)  # never outside, whatever its members are called; makes no links
-            places = [Path(temporary), *sorted(Path(temporary).glob("*")), *sorted(Path(temporary).glob("*/*"))]
-            roots = filter(None, (_class_root(place) for place in places if "__MACOSX" not in place.parts))
-            if (root := next(roots, None)) is None:
-                raise ValueError(f"{archive} does not contain the EuroSAT class folders {', '.join(CLASSES)}.")
+            members = content.infolist()
+            if (size := sum(member.file_size for member in members)) > MAX_DATA_BYTES:
+                raise ValueError(
+                    f"{archive} would fill {size / 1e9:.1f} GB of disk: it is not EuroSAT's RGB "
+                    f"tiles. Put {' or '.join(ARCHIVES)} in its place."
+                )
+            for member in members:
+                member.filename = member.filename.replace("\\", "/")  # packed by PowerShell 5
+            content.extractall(temporary, members)  # never outside, whatever the names; no links
+            here = Path(temporary)
+            places = [here, *sorted(here.glob("*")), *sorted(here.glob("*/*"))]
+            roots = [_class_root(place) for place in places if "__MACOSX" not in place.parts]
+            if (root := next(filter(None, roots), None)) is None:
+                names = ", ".join(CLASSES)
+                raise ValueError(f"{archive} does not contain the EuroSAT class folders {names}.")
             try:
                 list_tiles(root)
             except ValueError as error:
                 raise ValueError(str(error).replace(str(root), str(archive))) from None
             return root.rename(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # also encrypted
-        message = f"{archive} is damaged or not a zip archive ({error}). Delete it and run this cell again."
-        raise ValueError(message) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(  # RuntimeError: encrypted
+            f"{archive} is damaged or not a zip archive ({error}). Delete it and run this cell "
+            "again."
+        ) from error
     except OSError as error:
-        if (folder := _class_root(archive.parent)) is not None:  # another process was faster
+        if (folder := _class_root(target)) is not None:  # another process was faster
             return folder
-        message = f"{archive} cannot be extracted to {target} ({error}). Make room for it, or choose another DATA_DIR."
-        raise ValueError(message) from error
+        raise ValueError(
+            f"{archive} cannot be extracted to {target} ({error}). Make room for it, or choose "
+            "another DATA_DIR."
+        ) from error
 
 
 def list_tiles(folder: str | Path) -> pd.DataFrame:
@@ -181,25 +264,35 @@ def list_tiles(folder: str | Path) -> pd.DataFrame:
         folder: Folder with the ten class folders.
 
     Returns:
-        One row a tile, sorted by file: `file` (`Class/Class_n.jpg`, relative to `folder`) and `label`.
+        One row a tile, sorted by file: `file` (`Class/Class_n.jpg`, below `folder`) and `label`.
 
     Raises:
-        ValueError: Class folders are missing, empty or unknown, or hold other files; the message lists all.
+        ValueError: Class folders are missing, empty or unknown, or hold other files.
     """
     folder = Path(folder)
-    folders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))}
-    problems = [f"{folder / name}: class folder is missing" for name in sorted(set(CLASSES) - folders)]
-    problems += [f"{folder / name}: not an EuroSAT class" for name in sorted(folders - set(CLASSES))]
-    rows = []
+    folders = {path.name for path in folder.iterdir() if path.is_dir()}
+    folders = {name for name in folders if not name.startswith((".", "__MACOSX"))}
+    problems = [
+        f"{folder / name}: class folder is missing" for name in sorted(set(CLASSES) - folders)
+    ]
+    problems += [
+        f"{folder / name}: not an EuroSAT class" for name in sorted(folders - set(CLASSES))
+    ]
+    rows, litter = [], ("Thumbs.db", "desktop.ini")
+    advice = (
+        "Restore what is missing, move away what does not belong there, and run this cell again."
+    )
     for label in sorted(folders & set(CLASSES)):
         names = sorted(path.name for path in (folder / label).iterdir())
-        names = [name for name in names if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini")]
+        names = [name for name in names if not name.startswith(".") and name not in litter]
         foreign = [name for name in names if not name.lower().endswith((".jpg", ".jpeg"))]
+        if names and all(name.lower().endswith((".tif", ".tiff")) for name in names):
+            advice = "This is the other EuroSAT, with 13 bands: use the RGB one, EuroSAT_RGB.zip."
         problems += [f"{folder / label / name}: not a JPEG tile" for name in foreign]
         if not names:
             problems.append(f"{folder / label}: class folder is empty")
         rows += [(f"{label}/{name}", label) for name in names if name not in foreign]
-    _raise_if_any(problems, "Restore what is missing, move away what does not belong there, and run this cell again.")
+    _raise_if_any(problems, advice)
     return pd.DataFrame(rows, columns=["file", "label"])
 
 
@@ -214,27 +307,31 @@ def load_tiles(folder: str | Path, files: Iterable[str]) -> np.ndarray:
         `uint8` array of shape `(len(files), 64, 64, 3)`, RGB, in the order of `files`.
 
     Raises:
-        ValueError: Files are unreadable, truncated, or not 64x64 RGB; the message lists all.
+        ValueError: Files are unreadable, truncated, or not 64x64 RGB.
     """
     paths = [Path(folder, file) for file in files]
     tiles = np.empty((len(paths), TILE_SIZE, TILE_SIZE, 3), np.uint8)
     problems = []
-    for index, path in enumerate(paths):  # threads would be slower: such small files leave no time to share
+    for index, path in enumerate(paths):  # threads would be slower: so small files leave no time
         try:
             with Image.open(path) as image:
                 if image.size == (TILE_SIZE, TILE_SIZE) and image.mode == "RGB":
                     tiles[index] = np.asarray(image)
                 else:
-                    problems.append(f"{path}: {image.width}x{image.height} {image.mode} instead of 64x64 RGB")
+                    found = f"{image.width}x{image.height} {image.mode}"
+                    problems.append(f"{path}: {found} instead of 64x64 RGB")
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
             problems.append(f"{path}: {error}")
-    _raise_if_any(problems, "Replace these files, for example from a fresh archive, and run this cell again.")
+    advice = "Replace these files, for example from a fresh archive, and run this cell again."
+    _raise_if_any(problems, advice)
     return tiles
 
 
 def _raise_if_any(problems: list[str], advice: str) -> None:
     if problems:
-        raise ValueError(f"{len(problems)} problem(s) in the data set:\n  " + "\n  ".join(problems) + f"\n{advice}")
+        lines = [f"{len(problems):,} problem(s) in the data set:", *problems[:10]]
+        lines += [f"... and {len(problems) - 10:,} more"] if len(problems) > 10 else []
+        raise ValueError("\n  ".join(lines) + f"\n{advice}")
 
 
 def split_tiles(tiles: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -253,11 +350,74 @@ def split_tiles(tiles: pd.DataFrame, seed: int) -> pd.DataFrame:
     tiles = tiles.sort_values("file", ignore_index=True)
     if (few := tiles["label"].value_counts().loc[lambda count: count < 5]).size:
         raise ValueError(f"Three parts need at least 5 tiles a class; found {few.to_dict()}.")
-    train, rest = train_test_split(tiles.index, train_size=0.6, stratify=tiles["label"], random_state=seed)
-    validation, test = train_test_split(rest, test_size=0.5, stratify=tiles["label"][rest], random_state=seed)
+    labels = tiles["label"]
+    train, rest = train_test_split(tiles.index, train_size=0.6, stratify=labels, random_state=seed)
+    validation, test = train_test_split(
+        rest, test_size=0.5, stratify=labels[rest], random_state=seed
+    )
     for part, name in ((train, "train"), (validation, "validation"), (test, "test")):
         tiles.loc[part, "split"] = name
     return tiles
+
+
+def split_by_longitude(tiles: pd.DataFrame, data_dir: str | Path) -> pd.DataFrame:
+    """Assign each tile to training (west), validation or test (east of 17.41 degrees).
+
+    It is the published split of torchgeo's `EuroSATSpatial`: no tile of the test part is nearer
+    than 438 km to one of the training part.
+
+    Args:
+        tiles: Columns `file` and `label`, as from `list_tiles`; all of EuroSAT or a part of it.
+        data_dir: As for `fetch_eurosat`. The three published lists are found there, in `longitude/`
+            below it, or beside it; they are downloaded to it otherwise.
+
+    Returns:
+        `tiles` sorted by `file`, with a column `split` (`train`, `validation` or `test`).
+
+    Raises:
+        FileNotFoundError: A list is not there and could not be downloaded.
+        ValueError: A list is not the published one, or does not suit the tiles.
+    """
+    data_dir = path_setting("DATA_DIR", data_dir)
+    parts = {}
+    for part, (url, sha256) in LONGITUDE_LISTS.items():
+        for name in _fetch_list(url, sha256, data_dir).read_text("utf-8").split():
+            parts[f"{name.rsplit('_', 1)[0]}/{name}"] = part
+    tiles = tiles.sort_values("file", ignore_index=True)
+    tiles["split"] = tiles["file"].map(parts)
+    if unknown := list(tiles["file"][tiles["split"].isna()]):
+        raise ValueError(
+            f"{len(unknown):,} tiles are in none of the lists of the split by longitude, such as "
+            f"{', '.join(unknown[:3])}. It is for EuroSAT as published; split others at random."
+        )
+    counts = pd.crosstab(tiles["label"], tiles["split"]).reindex(
+        columns=list(LONGITUDE_LISTS), fill_value=0
+    )
+    if empty := [f"{label} in {part}" for (label, part), n in counts.stack().items() if n == 0]:
+        raise ValueError(
+            f"The split by longitude leaves no tile: {', '.join(empty)}. Use more tiles."
+        )
+    return tiles
+
+
+def _fetch_list(url: str, sha256: str, data_dir: Path) -> Path:
+    """Find a published list in or beside the data, or download it; verify it in any case."""
+    folder, name = data_dir.parent if data_dir.is_file() else data_dir, url.rsplit("/", 1)[1]
+    places = [folder, folder / "longitude", folder.parent, folder.parent / "longitude"]
+    for path in (place / name for place in places):
+        if path.is_file():
+            if pooch.file_hash(path) != sha256:
+                raise ValueError(
+                    f"{path} is not the published list. Delete it: it will be downloaded."
+                )
+            return path
+    if failure := _download(url, sha256, folder, name):
+        raise FileNotFoundError(
+            f"The split by longitude needs a list that could not be downloaded:\n{failure}\n"
+            f"Download it with a browser and put it, as {name}, into {folder.absolute()}; then run "
+            'this cell again. Or set SPLIT = "random", which needs no list.'
+        )
+    return folder / name
 
 
 def split_digest(split: pd.DataFrame) -> str:

@@ -1,6 +1,5 @@
 """Synthetic EuroSAT: ten visibly different classes, and both notebooks run once on them."""
 
-import ast
 import json
 import os
 import shutil
@@ -21,24 +20,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 mpl.use("agg")
 
-import eurosat_utils  # noqa: E402
+from draw_tiles import draw_tiles  # noqa: E402
 
 TILES_PER_CLASS = 10
-
-
-def make_tiles(folder, per_class=TILES_PER_CLASS, seed=0):
-    """Write `per_class` JPEG tiles of each class: a colour and stripe width of its own, with noise."""
-    random = np.random.default_rng(seed)
-    for number, label in enumerate(eurosat_utils.CLASSES):
-        (folder / label).mkdir(parents=True)
-        colour = np.array([25 * number, 250 - 25 * number, 60 * (number % 4)])
-        stripes = 40 * (np.arange(64) // (2 + number) % 2)[:, None, None]
-        for index in range(1, per_class + 1):
-            tile = colour + stripes + random.normal(0, 10, (64, 64, 3))
-            Image.fromarray(tile.clip(0, 255).astype(np.uint8)).save(
-                folder / label / f"{label}_{index}.jpg", quality=90
-            )
-    return folder
+make_tiles = draw_tiles
 
 
 @pytest.fixture
@@ -71,17 +56,6 @@ def ordinary_user():
     if not shutil.which("setpriv"):
         pytest.skip("root may read and write everything")
     return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
-
-
-def notebook_functions(name):
-    """Return the functions that a notebook defines, by name, without running the rest of it."""
-    cells = nbformat.read(REPOSITORY / name, as_version=4).cells
-    nodes = [node for cell in cells if cell.cell_type == "code" for node in ast.parse(cell.source).body]
-    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef)
-    kept = [node for node in nodes if isinstance(node, kinds) or ast.unparse(node).startswith("CLASS_COLOURS")]
-    names = {}
-    exec(compile(ast.Module(kept, []), name, "exec"), names)
-    return names
 
 
 def run_notebook(name, folder, **parameters):
