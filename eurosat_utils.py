@@ -36,7 +36,6 @@ from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss
 from sklearn.model_selection import train_test_split
-from tqdm import tqdm
 
 # Start-up notes would fill every notebook; TensorFlow writes its own past Python and log levels.
 warnings.filterwarnings("ignore", "IProgress not found")  # tqdm draws a bar without ipywidgets
@@ -472,12 +471,14 @@ def load_backbone(weights: str | Path) -> keras.Model:
     source = Path(weights).expanduser() if is_file else weights
     is_own = is_file and source.suffix == ".keras"
     try:
-        network = keras.applications.ResNet50(
-            include_top=False,
-            weights=None if is_own else source,
-            input_shape=(None, None, 3),
-            pooling="avg",
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Skipping nested container")  # else left random
+            network = keras.applications.ResNet50(
+                include_top=False,
+                weights=None if is_own else source,
+                input_shape=(None, None, 3),
+                pooling="avg",
+            )
         folded = fold_normalisation(network)
         if is_own:
             folded.set_weights(keras.saving.load_model(source).get_layer("resnet50").get_weights())
@@ -1012,10 +1013,9 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=np.log([0.1, 10]), method="bounded").x))
 
 
-def confusion_percent(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+def confusion_percent(labels: Sequence[str], predicted: Sequence[str]) -> np.ndarray:
     """Return how many percent of each class `(10, 10)`, rows, were taken for which, columns."""
-    classes = range(len(CLASSES))
-    return 100 * confusion_matrix(labels, predicted, labels=classes, normalize="true")
+    return 100 * confusion_matrix(labels, predicted, labels=CLASSES, normalize="true")
 
 
 def calibration_bins(

@@ -392,7 +392,7 @@ def test_calibration_bins_count_every_tile():
 
 
 def test_confusions_are_shares_of_the_true_class():
-    shares = eu.confusion_percent(np.array([0, 0, 1]), np.array([0, 1, 1]))
+    shares = eu.confusion_percent(CLASSES[:1] * 2 + CLASSES[1:2], CLASSES[:1] + CLASSES[1:2] * 2)
     assert shares.shape == (len(CLASSES), len(CLASSES))
     assert shares[0, :2].tolist() == [50, 50]
     assert shares[1, 1] == 100
