@@ -48,7 +48,7 @@ def prepare(folder, per_class=40):
     scene = draw_scene()
     height, width, count = scene.shape
     profile = {"height": height, "width": width, "count": count, "dtype": "uint8"}
-    place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(5e5, 54e5, 10, 10)}
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 54e5)}
     path, kind = folder / "landscape.tif", {"driver": "GTiff", "photometric": "RGB"}
     with rasterio.open(path, "w", **kind, **profile, **place) as file:
         file.write(scene.transpose(2, 0, 1))

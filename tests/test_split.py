@@ -1,59 +1,43 @@
-"""The three parts never mix, never move, and are checked before anything is sampled from them."""
+"""The three parts never mix and never move."""
 
 import hashlib
-import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import make_tiles, notebook_functions
 
-from eurosat_utils import CLASSES, list_tiles, split_digest, split_tiles
-
-inference = notebook_functions("Inference.ipynb")
-read_split, sample_test_tiles = inference["read_split"], inference["sample_test_tiles"]
+from eurosat_utils import CLASSES, split_by_longitude, split_digest, split_tiles
 
 
 @pytest.fixture
 def tiles():
     """A list of 270 tiles: classes of 20 to 34."""
-    rows = [
-        (f"{label}/{label}_{n}.jpg", label) for size, label in enumerate(CLASSES, 20) for n in range(size + size % 5)
-    ]
+    sizes = [(label, size + size % 5) for size, label in enumerate(CLASSES, 20)]
+    rows = [(f"{label}/{label}_{n}.jpg", label) for label, size in sizes for n in range(size)]
     return pd.DataFrame(rows, columns=["file", "label"]).sort_values("file", ignore_index=True)
 
 
-def test_parts_are_disjoint_complete_and_stratified(tiles):
-    split = split_tiles(tiles, seed=0)
-    assert split["file"].is_unique
-    assert list(split["file"]) == list(tiles["file"])
-    shares = pd.crosstab(split["label"], split["split"], normalize="index")
-    for part, share in {"train": 0.6, "validation": 0.2, "test": 0.2}.items():
-        assert (split["split"] == part).mean() == pytest.approx(share, abs=0.005)
-        assert shares[part].between(share - 0.04, share + 0.04).all()
-
-
 def test_full_size_has_the_published_counts():
-    sizes = {"Pasture": 2000} | dict.fromkeys(("Highway", "Industrial", "PermanentCrop", "River"), 2500)
-    rows = [(f"{label}/{label}_{n}.jpg", label) for label in CLASSES for n in range(sizes.get(label, 3000))]
+    sizes = dict.fromkeys(CLASSES, 3000) | {"Pasture": 2000}
+    sizes |= dict.fromkeys(("Highway", "Industrial", "PermanentCrop", "River"), 2500)
+    rows = [(f"{label}/{label}_{n}.jpg", label) for label in CLASSES for n in range(sizes[label])]
     split = split_tiles(pd.DataFrame(rows, columns=["file", "label"]), seed=0)
-    assert split["split"].value_counts().to_dict() == {"train": 16200, "validation": 5400, "test": 5400}
     counts = pd.crosstab(split["label"], split["split"])
+    assert counts.sum().to_dict() == {"train": 16200, "validation": 5400, "test": 5400}
     assert counts.loc["Pasture"].to_dict() == {"test": 400, "train": 1200, "validation": 400}
 
 
-def test_split_ignores_the_order_of_listing_and_the_name_of_the_root(tmp_path, tiles):
-    split = split_tiles(tiles, seed=3)
-    shuffled = split_tiles(tiles.sample(frac=1, random_state=5), seed=3)
-    pd.testing.assert_frame_equal(split, shuffled)
-    digests = {
-        split_digest(split_tiles(list_tiles(make_tiles(tmp_path / root)), seed=0)) for root in ("EuroSAT_RGB", "2750")
-    }
-    assert len(digests) == 1
+def test_seed_decides_and_means_the_same_tiles_with_later_libraries(tiles):
+    digest = split_digest(split_tiles(tiles, 0))
+    assert digest == "98baef26db694f8d325f442e426edf609c586ad5c1b46d44c1b7b8512d1521b1"
+    assert split_digest(split_tiles(tiles, 1)) != digest
 
 
-def test_seed_decides(tiles):
-    assert split_digest(split_tiles(tiles, 0)) == split_digest(split_tiles(tiles, 0))
-    assert split_digest(split_tiles(tiles, 0)) != split_digest(split_tiles(tiles, 1))
+def test_digest_is_that_of_the_saved_file(tiles, tmp_path):
+    split = split_tiles(tiles, 0)
+    split.to_csv(tmp_path / "split.csv", index=False, lineterminator="\n")
+    saved = hashlib.sha256((tmp_path / "split.csv").read_bytes()).hexdigest()
+    assert saved == split_digest(split)
 
 
 def test_too_few_tiles_are_named(tiles):
@@ -62,87 +46,84 @@ def test_too_few_tiles_are_named(tiles):
 
 
 @pytest.fixture
-def saved(tmp_path, tiles):
-    """A folder with `split.csv` and `run.json`, as Training.ipynb leaves them."""
-    split = split_tiles(tiles, 0)
-    split.to_csv(tmp_path / "split.csv", index=False)
-    (tmp_path / "model.keras").write_text("a model")
-    model_sha256 = hashlib.sha256(b"a model").hexdigest()
-    run = {
-        "split_sha256": split_digest(split),
-        "model_sha256": model_sha256,
-        "parameters": {"IMAGES_PER_CLASS": None},
-    }
-    (tmp_path / "run.json").write_text(json.dumps(run))
-    return tmp_path
+def lists(tiles, monkeypatch):
+    """Three lists in place of the published ones, of every third tile each; their texts by name."""
+    parts, texts = ("train", "validation", "test"), {}
+    published = {}
+    for start, part in enumerate(parts):
+        text = "".join(f"{file.split('/')[1]}\n" for file in tiles["file"][start::3])
+        url = f"https://example.org/lists/spatial-{part[:3]}.txt"
+        published[part] = url, hashlib.sha256(text.encode()).hexdigest()
+        texts[url.rsplit("/", 1)[1]] = text
+    monkeypatch.setattr("eurosat_utils.LONGITUDE_LISTS", published)
+    return texts
 
 
-def test_saved_split_is_read_back(saved, tiles):
-    pd.testing.assert_frame_equal(read_split(saved, tiles, saved / "model.keras"), split_tiles(tiles, 0))
+def save(lists, folder):
+    """Write the lists into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in lists.items():
+        (folder / name).write_bytes(text.encode())
+    return folder
 
 
-@pytest.mark.parametrize("name", ["split.csv", "run.json"])
-def test_missing_record_says_to_train_first(saved, tiles, name):
-    (saved / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"Not there: .*{name}\. Run Training\.ipynb first"):
-        read_split(saved, tiles, saved / "model.keras")
+@pytest.fixture
+def downloads(lists, monkeypatch):
+    """Replace downloading; what is asked for is collected."""
+    asked = []
+
+    def download(url, output_file, pooch):
+        asked.append(url)
+        Path(output_file).write_bytes(lists[url.rsplit("/", 1)[1]].encode())
+
+    monkeypatch.setattr("pooch.HTTPDownloader", lambda **_: download)
+    monkeypatch.setattr("pooch.core.time.sleep", lambda _: None)  # between two attempts
+    return asked
 
 
-def test_changed_split_is_refused(saved, tiles):
-    split = pd.read_csv(saved / "split.csv")
-    split.loc[split["split"] == "train", "split"] = "test"
-    split.to_csv(saved / "split.csv", index=False)
-    with pytest.raises(ValueError, match=r"split\.csv is not the split that .*run\.json was written with"):
-        read_split(saved, tiles, saved / "model.keras")
+@pytest.mark.parametrize("place", ["data", "data/longitude", ".", "longitude"])
+def test_published_lists_are_used_where_they_lie(tmp_path, tiles, lists, downloads, place):
+    save(lists, tmp_path / place)
+    (tmp_path / "data").mkdir(exist_ok=True)
+    split = split_by_longitude(tiles.sample(frac=1, random_state=0), tmp_path / "data")
+    pd.testing.assert_frame_equal(split[["file", "label"]], tiles)
+    assert list(split["split"][:6]) == 2 * ["train", "validation", "test"]
+    assert downloads == []
 
 
-def test_model_of_another_run_is_refused(saved, tiles):
-    (saved / "model.keras").write_text("another model")
-    with pytest.raises(ValueError, match=r"model\.keras is not the model that .*run\.json was written with"):
-        read_split(saved, tiles, saved / "model.keras")
+@pytest.mark.parametrize("data_dir", ["data", "data/EuroSAT_RGB.zip"])
+def test_lists_are_downloaded_once_into_the_folder_of_the_data(
+    tmp_path, tiles, downloads, data_dir
+):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "EuroSAT_RGB.zip").touch()
+    part = tiles.groupby("label").head(6)  # a quick look
+    for _ in range(2):
+        split = split_by_longitude(part, tmp_path / data_dir)
+    assert list(split["file"]) == list(part["file"])
+    assert len(downloads) == len(list((tmp_path / "data").glob("*.txt"))) == 3
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("run.json", "{"), ("run.json", "{}"), ("run.json", "[]"), ("split.csv", ""), ("split.csv", "file,label\na,b\n")],
-)
-def test_damaged_record_is_named(saved, tiles, name, content):
-    (saved / name).write_text(content)
-    with pytest.raises(ValueError, match=r"run\.json is damaged .*run Training\.ipynb again"):
-        read_split(saved, tiles, saved / "model.keras")
+def test_lists_that_cannot_be_downloaded_or_are_others_are_refused(
+    tmp_path, tiles, lists, downloads
+):
+    lists["spatial-val.txt"] += "one more"
+    message = r"(?s)could not be downloaded.*/lists/spatial-val\.txt.*SHA256.*browser.*as spatial-v"
+    with pytest.raises(FileNotFoundError, match=message):
+        split_by_longitude(tiles, tmp_path)
+    assert not (tmp_path / "spatial-val.txt").exists()
+    save(lists, tmp_path)
+    with pytest.raises(ValueError, match=r"spatial-val\.txt is not the published list. Delete it"):
+        split_by_longitude(tiles, tmp_path)
+    assert (tmp_path / "spatial-val.txt").read_text().endswith("one more")  # not replaced
 
 
-def test_other_data_are_refused(saved, tiles):
-    with pytest.raises(ValueError, match=r"1 tiles of the split are missing \['AnnualCrop/AnnualCrop_0.jpg'\]"):
-        read_split(saved, tiles.iloc[1:], saved / "model.keras")
-    more = pd.concat([tiles, pd.DataFrame({"file": ["River/new.jpg"], "label": ["River"]})])
-    with pytest.raises(ValueError, match=r"1 tiles are not in the split \['River/new.jpg'\]"):
-        read_split(saved, more, saved / "model.keras")
-
-
-def test_quick_look_may_use_a_part_of_the_data(saved, tiles):
-    run = json.loads((saved / "run.json").read_text())
-    run["parameters"]["IMAGES_PER_CLASS"] = 20
-    (saved / "run.json").write_text(json.dumps(run))
-    more = pd.concat([tiles, pd.DataFrame({"file": ["River/new.jpg"], "label": ["River"]})])
-    assert len(read_split(saved, more, saved / "model.keras")) == len(tiles)
-
-
-@pytest.mark.parametrize(("count", "fewest", "most"), [(20, 2, 2), (25, 2, 3), (3, 0, 1)])
-def test_samples_come_from_the_test_part_and_equally_from_all_classes(tiles, count, fewest, most):
-    split = split_tiles(tiles, 0)
-    samples = sample_test_tiles(split, count, seed=1)
-    assert len(samples) == count
-    assert samples["file"].is_unique
-    assert set(samples["split"]) == {"test"}
-    per_class = samples["label"].value_counts().reindex(CLASSES, fill_value=0)
-    assert per_class.min() == fewest
-    assert per_class.max() == most
-    pd.testing.assert_frame_equal(samples, sample_test_tiles(split, count, seed=1))
-    assert set(samples["file"]) != set(sample_test_tiles(split, count, seed=2)["file"])
-
-
-@pytest.mark.parametrize("count", [0, -1, 10_000, "5", 5.0])
-def test_impossible_number_of_samples(tiles, count):
-    with pytest.raises(ValueError, match=rf"SAMPLES must be a whole number from 1 to \d+, not {count!r}"):
-        sample_test_tiles(split_tiles(tiles, 0), count, seed=0)
+def test_tiles_that_the_lists_do_not_suit_are_named(tmp_path, tiles, lists):
+    save(lists, tmp_path)
+    for file, label in (("River/River_999.jpg", "River"), ("River/Forest_1.jpg", "River")):
+        more = pd.concat([tiles, pd.DataFrame({"file": [file], "label": [label]})])
+        with pytest.raises(ValueError, match=f"1 tiles are in none of the lists.*{file}"):
+            split_by_longitude(more, tmp_path)
+    few = tiles.drop(tiles.index[tiles["label"] == "Forest"][2:])
+    with pytest.raises(ValueError, match="leaves no tile: Forest in (train|validation|test). Use"):
+        split_by_longitude(few, tmp_path)
