@@ -13,6 +13,7 @@ import time
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -540,15 +541,23 @@ class Picture(NamedTuple):
 
     Attributes:
         pixels: `uint8` `(height, width, 3)`, RGB, 0, 0, 0 where there are no data.
+        name: That of its file, or another, for messages.
         crs: Coordinate reference system, or None.
         transform: From columns and rows of pixels to coordinates x and y, or None.
         cautions: Sentences that say what makes answers doubtful.
     """
 
     pixels: np.ndarray
+    name: str = "image"
     crs: rasterio.crs.CRS | None = None
     transform: rasterio.Affine | None = None
     cautions: tuple[str, ...] = ()
+
+
+def end_notebook(reason: str) -> None:
+    """Say why the cells below are not run, and end there without an error."""
+    print(reason)
+    raise SystemExit
 
 
 def shown_name(path: str | Path) -> str:
@@ -586,12 +595,43 @@ def list_images(images: str | Path | Sequence[str | Path] | None) -> list[Path]:
     return found
 
 
-def output_name(paths: Path | Sequence[Path]) -> str:
-    """Return a name for what is made of files: their own, and a digest that no others share."""
-    paths = [paths] if isinstance(paths, Path) else list(paths)
-    whole = [os.fsencode(path.resolve()) for path in paths]
-    name = shown_name(paths[0].resolve().name)[:40].replace("\\", "_").strip(". ")
-    return f"{name}-{hashlib.sha256(b'|'.join(whole)).hexdigest()[:8]}"
+def output_name(images: str | Path | Sequence[str | Path]) -> str:
+    """Return a name for what is made of files: that of the first, and a digest of where they are."""
+    images = images if isinstance(images, (list, tuple)) else [images]
+    paths = [path_setting("IMAGES", image).resolve() for image in images]
+    name = shown_name(paths[0].name).replace("\\", "_")[:40].strip(". ")
+    return f"{name}-{hashlib.sha256(b'|'.join(map(os.fsencode, paths))).hexdigest()[:8]}"
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return the names of files, with a digest where they are alike, too long or not UTF-8."""
+    count = Counter(path.name.casefold() for path in paths)  # some systems do not tell a from A
+    return [
+        path.name
+        if count[path.name.casefold()] == 1
+        and len(os.fsencode(path.name)) < 150
+        and path.name == shown_name(path.name)
+        else output_name(path)
+        for path in paths
+    ]
+
+
+def check_settings(samples: int, seed: int, stride: int, levels: Sequence[float] | None) -> None:
+    """Check settings of Inference.ipynb before any work.
+
+    Raises:
+        ValueError: One of them is impossible; says which.
+    """
+    for name, value, least, most in (
+        ("SAMPLES", samples, 1, 400),
+        ("SEED", seed, 0, 2**32 - 1),
+        ("STRIDE", stride, 1, TILE_SIZE),
+    ):
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(
+                f"{name} must be a whole number from {least} to {most}, not {value!r}."
+            )
+    check_levels(levels)
 
 
 def check_levels(levels: Sequence[float] | None) -> None:
@@ -626,7 +666,9 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
         warnings.simplefilter("ignore")  # no coordinates; many pixels
         stale = _stale_mask(path)
         siblings = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"} if stale else {}
-        with rasterio.Env(**siblings), rasterio.open(path, driver=DRIVERS) as source:
+        with rasterio.Env(**siblings), rasterio.open(path) as source:
+            if source.driver not in DRIVERS:
+                raise rasterio.errors.RasterioIOError(f"{source.driver} is not read")
             if source.height * source.width > MAX_PIXELS:
                 size = f"{source.width:,}x{source.height:,}"
                 raise ValueError(f"{size} pixels are more than {MAX_PIXELS:,}; cut it into parts")
@@ -637,7 +679,7 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
             crs, transform = source.crs, source.transform if source.crs else None
     if crs is None and orientation in TURNS:  # programs for maps do not turn
         pixels = np.asarray(Image.fromarray(pixels).transpose(TURNS[orientation]))
-    picture = Picture(pixels, crs, transform)
+    picture = Picture(pixels, shown_name(path.name), crs, transform)
     cautions = [f"the mask {path.name}.msk is not of this image: not used"] if stale else []
     if crs:
         width, height = pixel_metres(picture)
@@ -824,20 +866,18 @@ def classify_image(
     Raises:
         ValueError: The image cannot be read or is smaller than a tile; or the stride is impossible.
     """
-    if not isinstance(stride, int) or not 1 <= stride <= TILE_SIZE:
-        raise ValueError(f"STRIDE must be a whole number from 1 to {TILE_SIZE}, not {stride!r}.")
-    name = "image"
+    check_settings(1, 0, stride, levels)
     if isinstance(image, (str, Path)):
-        name, image = shown_name(Path(image).name), read_image(image, levels)
+        image = read_image(image, levels)
         for caution in image.cautions:
-            warnings.warn(f"{name}: {caution}", stacklevel=2)
+            warnings.warn(f"{image.name}: {caution}", stacklevel=2)
     picture = image if isinstance(image, Picture) else Picture(image)
     height, width = picture.pixels.shape[:2]
     if min(height, width) < TILE_SIZE:
-        raise ValueError(f"{name}: {width}x{height} pixels, smaller than a tile of 64x64")
+        raise ValueError(f"{picture.name}: {width}x{height} pixels, smaller than a tile of 64x64")
     tops, lefts = tile_starts(height, stride), tile_starts(width, stride)
     starts = [(top, left) for top in tops for left in lefts]
-    probabilities, colours = _classify_tiles(model, picture.pixels, starts, name)
+    probabilities, colours = _classify_tiles(model, picture, starts)
     borders = [
         np.r_[0, (at[1:] + at[:-1] + TILE_SIZE) // 2, size]  # halfway between tiles
         for at, size in ((tops, height), (lefts, width))
@@ -857,18 +897,18 @@ def classify_image(
 
 
 def _classify_tiles(
-    model: keras.Model, pixels: np.ndarray, starts: Sequence[tuple[int, int]], name: str
+    model: keras.Model, picture: Picture, starts: Sequence[tuple[int, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return probabilities `(n, 10)`, NaN without data, and mean colours `(n, 3)` of tiles."""
     probabilities = np.full((len(starts), len(CLASSES)), np.nan)
     colours = np.zeros((len(starts), 3))
-    progress = Progress(name, BATCH_SIZE)
+    progress = Progress(picture.name, BATCH_SIZE)
     progress.set_params({"steps": -(-len(starts) // BATCH_SIZE)})
     progress.on_predict_begin()
     for step, first in enumerate(range(0, len(starts), BATCH_SIZE)):
         batch = starts[first : first + BATCH_SIZE]
         tiles = np.stack(
-            [pixels[top : top + TILE_SIZE, left : left + TILE_SIZE] for top, left in batch]
+            [picture.pixels[top : top + TILE_SIZE, left : left + TILE_SIZE] for top, left in batch]
         )
         lit = tiles.any(axis=-1).sum(axis=(1, 2))  # pixels that have data
         colours[first : first + len(batch)] = tiles.sum(axis=(1, 2)) / np.maximum(lit, 1)[:, None]
