@@ -10,28 +10,40 @@ import json
 import os
 import platform
 import shutil
+import struct
 import sys
 import tempfile
 import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import rasterio
+import rasterio.warp
 from IPython import display, get_ipython
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgba_array
 from matplotlib.figure import Figure
-from numpy.lib.stride_tricks import sliding_window_view
-from PIL import Image
-from rasterio.enums import ColorInterp
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.io import MemoryFile
 from rasterio.windows import Window
 from scipy.optimize import minimize_scalar
+from scipy.spatial import cKDTree
 from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss
@@ -102,10 +114,36 @@ LONGITUDE_LISTS = {  # torchgeo's EuroSATSpatial: part: (URL, SHA-256); one name
 }
 USER_AGENT = "eurosat-notebooks/1.0"  # Zenodo turns generic Python clients away
 GDAL_OPTIONS = {
-    "GDAL_CACHEMAX": 128,  # MB; the default is 5% of the machine's memory
-    "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",  # else what a truncated file lacks is grey
-    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # by default it is whatever was in memory
+    "GDAL_CACHEMAX": 256 * 2**20,  # bytes; the default is 5% of the machine's memory
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # by default what is missing is whatever was in memory
 }
+DRIVERS = ("JPEG", "PNG", "GTiff", "JP2OpenJPEG")  # some other formats refer to further files
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2")
+COLOUR_ROLES = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+TURNS = {  # EXIF's orientations other than 1, as what has to be done
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+MAX_PIXELS = 400_000_000  # of an image: three Sentinel-2 scenes, 1.2 GB in memory
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above this and refuses the double of it
+CLASS_COLOURS = {  # as in nature where possible; those that look alike to some differ in brightness
+    "AnnualCrop": "#f0e442",
+    "Forest": "#00662d",
+    "HerbaceousVegetation": "#a6d96a",
+    "Highway": "#4d4d4d",
+    "Industrial": "#9e4fb5",
+    "Pasture": "#1fb58f",
+    "PermanentCrop": "#9c5a1d",
+    "Residential": "#e6352b",
+    "River": "#7fd3f7",
+    "SeaLake": "#10439f",
+}
+MAP_ALPHA = 0.8  # of class colours laid over an image
 MAX_DATA_BYTES = 10**9  # bytes of an extracted archive; EuroSAT has a tenth of that
 MAX_FIGURE_BYTES = 400_000  # bytes; a page with a dozen such figures still opens fast
 TIMEOUT = 60  # seconds without an answer before the next source is tried
@@ -698,7 +736,7 @@ SETTINGS = {  # of Training.ipynb: what would fail late or silently do something
 }
 
 
-def check_settings(namespace: Mapping) -> dict:
+def training_settings(namespace: Mapping) -> dict:
     """Return a copy of the settings of Training.ipynb, by name.
 
     Args:
@@ -750,14 +788,14 @@ class Run:
         resumed: Whether a backup was found.
 
     Raises:
-        ValueError: As `check_settings`.
+        ValueError: As `training_settings`.
     """
 
     STEPS = ("data", "network", "head", "fine-tuning", "saving", "test")
 
     def __init__(self, namespace: Mapping):
         self._namespace = namespace
-        self.settings = check_settings(namespace)
+        self.settings = training_settings(namespace)
         self.seconds, self.history, self.resumed = {}, [], False
         model_path = path_setting("MODEL_PATH", self.settings["MODEL_PATH"])
         self._folder = model_path.with_suffix(".backup")
@@ -925,10 +963,13 @@ def round_weights(weights: Iterable[np.ndarray]) -> list[np.ndarray]:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; rename it to `path` (whose folder is made) only if nothing failed.
+    """Yield a temporary path to write to; rename it to `path` only if nothing failed.
+
+    The folder of `path` is made if need be.
 
     Raises:
-        OSError: The disk is full, or the folder cannot be written to. A file that was at `path` is still there.
+        OSError: The disk is full, or the folder cannot be written to. A file that was at `path`
+            is still there.
     """
     path = Path(path)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -937,8 +978,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        message = f"{path} could not be written ({error}). Make room, or choose another folder in the settings."
-        raise OSError(message) from error
+        raise OSError(
+            f"{path} could not be written ({error}). Make room, or choose another folder in the "
+            "settings."
+        ) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -1043,18 +1086,25 @@ def calibration_bins(
 
 
 def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Return both ends of the interval of a proportion by Wilson (1927), which holds near 1 and for few samples.
+    """Return both ends of the interval of a proportion by Wilson (1927).
+
+    It holds near 1 and for few samples, too.
 
     Raises:
         ValueError: `correct` is not between 0 and `total`, or `total` is 0.
     """
     if not 0 <= correct <= total or total < 1:
         raise ValueError(f"{correct} of {total} is not a proportion.")
-    return tuple(map(float, binomtest(int(correct), int(total)).proportion_ci(level, method="wilson")))
+    interval = binomtest(int(correct), int(total)).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def plot_tiles(
-    images: Sequence, titles: Sequence[str], columns: int = 10, correct: Sequence | None = None, inches: float = 1.2
+    images: Sequence,
+    titles: Sequence[str],
+    columns: int = 10,
+    correct: Sequence | None = None,
+    inches: float = 1.2,
 ) -> Figure:
     """Show images in a grid, each below its title.
 
@@ -1066,7 +1116,8 @@ def plot_tiles(
         inches: Width of an image.
     """
     rows = -(-len(images) // columns)
-    row_inches = inches * len(images[0]) / len(images[0][0]) + 0.17 * max(title.count("\n") + 1 for title in titles)
+    lines = max(title.count("\n") + 1 for title in titles)
+    row_inches = inches * len(images[0]) / len(images[0][0]) + 0.17 * lines
     size = (columns * inches, rows * row_inches)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat[len(images) :]:
@@ -1082,110 +1133,635 @@ def plot_tiles(
     return figure
 
 
+# ---------------------------------------------------------------- a finished run
+
+
+def open_model(path: str | Path) -> keras.Model:
+    """Load a model of Training.ipynb: `uint8` tiles in, probabilities `(n, 10)` out.
+
+    Raises:
+        FileNotFoundError: There is no file.
+        ValueError: The file is damaged, from another version, brings code, or is another model.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no model at {path}. Run Training.ipynb first: it saves one there."
+        )
+    try:
+        model = keras.saving.load_model(path)
+        shapes = model.input_shape[1:], model.output_shape[1:]
+    except Exception as error:  # Keras raises nearly every kind
+        raise ValueError(
+            f"{path} cannot be loaded by Keras {keras.__version__} ({error}). It is damaged, from "
+            "another version, or not a model of Training.ipynb. Restore it or run Training.ipynb."
+        ) from error
+    expected = (TILE_SIZE, TILE_SIZE, 3), (len(CLASSES),)
+    if shapes != expected:
+        raise ValueError(
+            f"{path} takes {shapes[0]} and answers {shapes[1]} instead of {expected[0]} and "
+            f"{expected[1]}: it is not a model of Training.ipynb. Choose another in MODEL_PATH."
+        )
+    return model
+
+
+def read_run(results_dir: str | Path, model_path: str | Path) -> tuple[pd.DataFrame, dict]:
+    """Read the split and the record of the run that a model comes from.
+
+    Returns:
+        The table of `split.csv` (`file`, `label`, `split`) and the content of `run.json`.
+
+    Raises:
+        FileNotFoundError: Files of the run are missing.
+        ValueError: They are damaged, or split and model are not those of one run.
+    """
+    names = ("split.csv", "run.json", "test_predictions.csv", "training_colours.npy")
+    paths = [Path(results_dir, name) for name in names]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise FileNotFoundError(
+            f"Not there: {', '.join(missing)}. Run Training.ipynb first, or restore what it wrote."
+        )
+    split_csv, run_json = paths[:2]
+    again = "Restore the files of one run, or run Training.ipynb again."
+    try:
+        split = pd.read_csv(split_csv)
+        record = json.loads(run_json.read_text("utf-8"))
+        digest, test_tiles = split_digest(split), record["metrics"]["test_tiles"]
+        expected_split, expected_model = record["split_sha256"], record["model_sha256"]
+        record["parameters"]["IMAGES_PER_CLASS"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{split_csv} or {run_json} is damaged ({error!r}). {again}") from error
+    if digest != expected_split or (split["split"] == "test").sum() != test_tiles:
+        raise ValueError(f"{split_csv} is not the split that {run_json} was written with. {again}")
+    if pooch.file_hash(model_path) != expected_model:
+        raise ValueError(f"{model_path} is not the model that {run_json} was written with. {again}")
+    return split, record
+
+
+def check_tiles(tiles: pd.DataFrame, split: pd.DataFrame, record: dict) -> None:
+    """Check that the tiles found (`list_tiles`) are those of a run's split (`read_run`).
+
+    Raises:
+        ValueError: Tiles of the split are missing, or there are others; says how many and some.
+    """
+    missing = sorted(set(split["file"]) - set(tiles["file"]))
+    extra = sorted(set(tiles["file"]) - set(split["file"]))
+    if record["parameters"]["IMAGES_PER_CLASS"] is not None:  # a quick look uses only some
+        extra = []
+    if missing or extra:
+        raise ValueError(
+            f"The data found do not match the split: {len(missing)} tiles of the split are missing "
+            f"{missing[:5]}, {len(extra)} tiles are not in the split {extra[:5]}. Use the data set "
+            "of the training run."
+        )
+
+
 # ---------------------------------------------------------------- classify images of any size
 
 
-@contextmanager
-def open_image(path: str | Path, levels: Sequence[int] = LEVELS) -> Iterator[tuple[tuple[int, int], Callable]]:
-    """Open an image of any size without reading it.
+class Picture(NamedTuple):
+    """An image in memory, and where on Earth it lies.
 
-    Args:
-        path: JPEG, PNG, TIFF (its first page) or JPEG 2000; RGB, RGBA, grey or palette; of 8 or 16 bits.
-        levels: The values of a 16-bit image that become 1 and 255.
+    Attributes:
+        pixels: `uint8` `(height, width, 3)`, RGB, 0, 0, 0 where there are no data.
+        name: That of its file, or another, for messages.
+        crs: Coordinate reference system, or None.
+        transform: From columns and rows of pixels to coordinates x and y, or None.
+        cautions: Sentences that say what makes answers doubtful.
+    """
 
-    Yields:
-        Its height and width in pixels; and a function that reads a `rasterio.windows.Window` of it, or all of it
-        reduced to `shape`, as `uint8` `(height, width, 3)`, RGB, 0 where there are no data.
+    pixels: np.ndarray
+    name: str = "image"
+    crs: rasterio.crs.CRS | None = None
+    transform: rasterio.Affine | None = None
+    cautions: tuple[str, ...] = ()
+
+
+def end_notebook(reason: str) -> None:
+    """Say why the cells below are not run, and end there without an error."""
+    print(reason)
+    raise SystemExit
+
+
+def shown_name(path: str | Path) -> str:
+    """Return a path as text that can be printed, also where its name is not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def list_images(images: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    """List image files: `images` itself, those in a folder, or all of these for a list of paths.
+
+    Returns:
+        Files in order; those in a folder that end in one of `IMAGE_SUFFIXES`. None of them twice.
 
     Raises:
-        ValueError: The file cannot be read, or holds other bands or numbers.
+        FileNotFoundError: There is no such file or folder.
+        ValueError: A folder holds no image.
     """
-    with warnings.catch_warnings(), ExitStack() as stack:
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        try:
-            stack.enter_context(rasterio.Env(**GDAL_OPTIONS))
-            source = stack.enter_context(rasterio.open(path))
-            if source.driver not in ("JPEG", "PNG", "GTiff", "JP2OpenJPEG"):  # some formats refer to other files
-                raise rasterio.errors.RasterioError(source.driver)
-        except rasterio.errors.RasterioError as error:
-            raise ValueError(f"{path}: not a readable JPEG, PNG or TIFF image ({error})") from error
-        roles, colours = source.colorinterp, (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-        bands = [band for band, role in zip(source.indexes, roles, strict=True) if role != ColorInterp.alpha]
-        if set(colours) <= set(roles):  # in whatever order, with others or without
-            bands = [roles.index(colour) + 1 for colour in colours]
-        if len(bands) not in (1, 3):
-            raise ValueError(f"{path}: {len(bands)} bands instead of 3 (red, green, blue) or 1 (grey or palette)")
-        palette = source.colormap(1) if roles[0] == ColorInterp.palette else {}
-        palette_colours = np.array([palette.get(index, (0, 0, 0))[:3] for index in range(256)], np.uint8)
-        kind, structure = source.dtypes[0], source.tags(1, ns="IMAGE_STRUCTURE") | source.tags(ns="IMAGE_STRUCTURE")
-        odd = {"NBITS", "MINISWHITE"} & set(structure)  # fewer bits; white is 0
-        if kind not in ("uint8", "uint16") or (odd if kind == "uint8" else palette):
-            raise ValueError(f"{path}: not the usual whole numbers of 8 or 16 bits ({kind}, {structure})")
+    if images is None:
+        return []
+    if isinstance(images, (list, tuple)):
+        return list(dict.fromkeys(path for entry in images for path in list_images(entry)))
+    path = path_setting("IMAGES", images)
+    if path.is_file():
+        return [path]
+    place = shown_name(path.absolute())
+    if not path.exists():
+        raise FileNotFoundError(f"IMAGES: {place} does not exist. Give an image or a folder.")
+    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    found = [path / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    if not found:
+        other = ", ".join(map(shown_name, names[:5]))
+        holds = f"holds no image, only {other}" if names else "is empty"
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise ValueError(f"IMAGES: {place} {holds}. Put images into it that end in {suffixes}.")
+    return found
 
-        def read(window: Window | None = None, shape: tuple[int, int] | None = None) -> np.ndarray:
-            try:
-                pixels = source.read(bands, window=window, out_shape=shape and (len(bands), *shape))
-                known = source.dataset_mask(window=window, out_shape=shape) > 0
-            except rasterio.errors.RasterioError as error:
-                raise ValueError(f"{path}: damaged or incomplete ({error.__cause__ or error})") from error
-            if pixels.dtype == np.uint16:
-                known &= pixels.any(axis=0)
-                pixels = np.interp(pixels, levels, (1, 255)).round().astype(np.uint8)
-            if palette:
-                pixels = palette_colours[pixels[0]].transpose(2, 0, 1)
-            return np.moveaxis(np.broadcast_to(np.where(known, pixels, 0), (3, *known.shape)), 0, -1).astype(np.uint8)
 
-        yield source.shape, read
+def output_name(images: str | Path | Sequence[str | Path]) -> str:
+    """Return a name for what is made of files: that of the first, and a digest of all paths."""
+    images = images if isinstance(images, (list, tuple)) else [images]
+    paths = [path_setting("IMAGES", image).resolve() for image in images]
+    name = shown_name(paths[0].name).replace("\\", "_")[:40].strip(". ")
+    return f"{name}-{hashlib.sha256(b'|'.join(map(os.fsencode, paths))).hexdigest()[:8]}"
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return the names of files, with a digest where they are alike, too long or not UTF-8."""
+    count = Counter(path.name.casefold() for path in paths)  # some systems do not tell a from A
+    return [
+        path.name
+        if count[path.name.casefold()] == 1
+        and len(os.fsencode(path.name)) < 150
+        and path.name == shown_name(path.name)
+        else output_name(path)
+        for path in paths
+    ]
+
+
+def check_settings(samples: int, seed: int, stride: int, levels: Sequence[float] | None) -> None:
+    """Check settings of Inference.ipynb before any work.
+
+    Raises:
+        ValueError: One of them is impossible; says which.
+    """
+    for name, value, least, most in (
+        ("SAMPLES", samples, 1, 400),
+        ("SEED", seed, 0, 2**32 - 1),
+        ("STRIDE", stride, 1, TILE_SIZE),
+    ):
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(
+                f"{name} must be a whole number from {least} to {most}, not {value!r}."
+            )
+    check_levels(levels)
+
+
+def check_levels(levels: Sequence[float] | None) -> None:
+    """Raise a ValueError unless `levels` are None or two finite numbers, the first one smaller."""
+    with suppress(TypeError, ValueError):
+        if levels is None or (
+            len(levels) == 2 and -np.inf < float(levels[0]) < float(levels[1]) < np.inf
+        ):
+            return
+    raise ValueError(f"LEVELS must be two numbers, the first one smaller, not {levels!r}.")
+
+
+def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Picture:
+    """Read an image, the way up that a viewer shows it.
+
+    Args:
+        path: JPEG, PNG, TIFF (its first page) or JPEG 2000: RGB, grey or palette, with or without
+            transparency, of any real numbers.
+        levels: The values that become 1 and 255; needed unless an image has 8 or 16 bits and no
+            sign. None is `LEVELS` for 16 bits. Images of 8 bits are colours and stay as they are.
+
+    Returns:
+        The picture. No data are pixels that are transparent, masked, declared so by the file, not
+        finite or, where `levels` apply, 0 in all bands.
+
+    Raises:
+        ValueError: The file cannot be read, is too large, needs levels or has other bands.
+    """
+    check_levels(levels)
+    path = Path(path)
+    with _reasons(path), rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no coordinates; many pixels
+        stale = _stale_mask(path)
+        siblings = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"} if stale else {}
+        with rasterio.Env(**siblings), rasterio.open(path) as source:
+            if source.driver not in DRIVERS:
+                raise rasterio.errors.RasterioIOError(f"{source.driver} is not read")
+            if source.height * source.width > MAX_PIXELS:
+                size = f"{source.width:,}x{source.height:,}"
+                raise ValueError(f"{size} pixels are more than {MAX_PIXELS:,}; cut it into parts")
+            if source.driver in ("JPEG", "PNG") and source.dtypes[0] == "uint8":
+                pixels, orientation = _decode_with_pillow(source, path)
+            else:
+                pixels, orientation = _decode_with_gdal(source, levels), _tiff_orientation(path)
+            crs, transform = source.crs, source.transform if source.crs else None
+    if crs is None and orientation in TURNS:  # programs for maps do not turn
+        pixels = np.asarray(Image.fromarray(pixels).transpose(TURNS[orientation]))
+    picture = Picture(pixels, shown_name(path.name), crs, transform)
+    cautions = [f"the mask {path.name}.msk is not of this image: not used"] if stale else []
+    if crs:
+        width, height = pixel_metres(picture)
+        if max(abs(width - 10), abs(height - 10)) > 2:
+            cautions.append(f"pixels of {width:.3g} x {height:.3g} m, trained on 10 m")
+    return picture._replace(cautions=tuple(cautions))
+
+
+@contextmanager
+def _reasons(path: Path) -> Iterator[None]:
+    """Turn what the decoders raise into one ValueError with the file's name and the true reason."""
+    try:
+        yield
+    except rasterio.errors.RasterioError as error:
+        cause = error.__cause__ or error
+        if "previous exception" not in str(error):  # it could not even be opened
+            reason = f"not a readable JPEG, PNG, TIFF or JPEG 2000 image ({error})"
+        elif "emory" in f"{type(cause).__name__} {cause}":
+            reason = f"needs more memory than there is ({cause})"
+        else:
+            reason = f"damaged or incomplete ({cause})"
+    except MemoryError:
+        reason = "needs more memory than there is"
+    except UnicodeEncodeError:
+        reason = "its name is not UTF-8; rename it"
+    except OSError as error:  # with a number: from the system, otherwise from Pillow
+        reason = error.strerror if error.errno else f"damaged or incomplete ({error})"
+    except (SyntaxError, struct.error, zlib.error) as error:
+        reason = f"damaged or incomplete ({error})"
+    except (Image.DecompressionBombError, ValueError) as error:
+        reason = str(error)
+    else:
+        return
+    raise ValueError(f"{shown_name(path)}: {reason}")
+
+
+def _stale_mask(path: Path) -> bool:
+    """Tell whether the mask beside a file is older, or of another size: left from another file."""
+    mask = path.with_name(path.name + ".msk")
+    if not mask.is_file():
+        return False
+    with rasterio.open(path) as source, rasterio.open(mask) as beside:
+        same_size = source.shape == beside.shape
+    return not same_size or mask.stat().st_mtime < path.stat().st_mtime - 1  # s
+
+
+def _decode_with_pillow(source: rasterio.DatasetReader, path: Path) -> tuple[np.ndarray, int]:
+    """Return the pixels of a JPEG or PNG, as `load_tiles` decodes them, and its orientation."""
+    with Image.open(path, formats=("JPEG", "PNG")) as image:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        known = np.ones(source.shape, bool)
+        if image.has_transparency_data:
+            rgba = np.asarray(image.convert("RGBA"))
+            pixels, known = rgba[..., :3].copy(), rgba[..., 3] > 0
+        else:
+            pixels = np.array(image.convert("RGB"))
+    if source.mask_flag_enums[0] == [MaskFlags.per_dataset]:  # inside a JPEG, or beside
+        known &= source.read_masks(1) > 0
+    elif source.nodata is not None and source.colorinterp[0] != ColorInterp.palette:
+        known &= (pixels != source.nodata).any(axis=-1)
+    pixels[~known] = 0
+    return pixels, orientation
+
+
+def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | None) -> np.ndarray:
+    """Return the pixels of any other image, read in strips of whole blocks."""
+    roles, kind = source.colorinterp, source.dtypes[0]
+    alpha = [band for band, role in enumerate(roles, 1) if role == ColorInterp.alpha]
+    bands = [band for band in source.indexes if band not in alpha]
+    if set(COLOUR_ROLES) <= set(roles):  # in whatever order, with others or without
+        bands = [roles.index(role) + 1 for role in COLOUR_ROLES]
+    if len(bands) not in (1, 3):
+        raise ValueError(f"{len(bands)} bands instead of 3 (red, green, blue) or 1 (grey, palette)")
+    if kind.startswith("complex"):
+        raise ValueError("complex numbers, which are no colours")
+    palette = None
+    if roles[0] == ColorInterp.palette:
+        palette = np.zeros((2**16, 4), np.uint8)
+        for index, colour in source.colormap(1).items():
+            palette[index] = colour
+    elif levels is None and kind not in ("uint8", "uint16"):
+        raise ValueError(_advice_on_levels(source, bands))
+    tags = source.tags(ns="IMAGE_STRUCTURE") | source.tags(bands[0], ns="IMAGE_STRUCTURE")
+    most = 2 ** int(tags.get("NBITS", 8 * np.dtype(kind).itemsize)) - 1
+    pixels = np.zeros((*source.shape, 3), np.uint8)
+    block = source.block_shapes[0][0]
+    step = min(max(block, 256 // block * block), 2048)
+    for top in range(0, source.height, step):
+        window = Window(0, top, source.width, min(step, source.height - top))
+        values = source.read(bands, window=window)
+        known = source.read_masks(bands, window=window).any(axis=0)
+        for band in alpha:
+            known &= source.read(band, window=window) > 0
+        if palette is None:
+            known &= np.isfinite(values).all(axis=0) & ((kind == "uint8") | values.any(axis=0))
+            strip = [_to_8_bits(value, most, "MINISWHITE" in tags, levels) for value in values]
+        else:
+            known &= palette[values[0], 3] > 0
+            strip = palette[values[0], :3].transpose(2, 0, 1)
+        for channel, colour in enumerate(strip if len(strip) == 3 else 3 * list(strip)):
+            pixels[top : top + step, :, channel] = np.where(known, colour, 0)
+    return pixels
+
+
+def _to_8_bits(
+    values: np.ndarray, most: int, white_is_zero: bool, levels: Sequence[float] | None
+) -> np.ndarray:
+    """Return values as colours: up to 8 bits from 0 to 255, others from `levels` as 1 to 255."""
+    if white_is_zero and values.dtype.kind == "u":
+        values = most - values
+    if values.dtype == np.uint8:
+        return values if most == 255 else values * (255 // most)
+    return np.interp(np.nan_to_num(values), levels or LEVELS, (1, 255)).round().astype(np.uint8)
+
+
+def _advice_on_levels(source: rasterio.DatasetReader, bands: Sequence[int]) -> str:
+    """Say what values the middle of an image has, and which setting they need."""
+    height, width = source.shape
+    middle = Window(max(0, width // 2 - 500), max(0, height // 2 - 500), 1000, 1000)
+    values = source.read(bands, window=middle.intersection(Window(0, 0, width, height)))
+    values = values[np.isfinite(values)]
+    low, high = np.percentile(values, (1, 99)) if values.size else (np.nan, np.nan)
+    return (
+        f"{source.dtypes[0]} values, in its middle mostly {low:.4g} to {high:.4g}. Set LEVELS to "
+        "what becomes black and white: [0, 0.275] for reflectance, [0, 2750] for 1/10,000 of it"
+    )
+
+
+def _tiff_orientation(path: Path) -> int:
+    """Return which way up a TIFF is to be shown: 1 to 8, as in EXIF."""
+    with path.open("rb") as file:
+        header = file.read(8)
+        if header[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return 1
+        header += file.read(8) if 43 in header[2:4] else b""
+        directory = ImageFileDirectory_v2(header)
+        file.seek(directory.next)
+        directory.load(file)
+        return directory.get(ExifTags.Base.Orientation, 1)
+
+
+def coordinates(picture: Picture, columns: ArrayLike, rows: ArrayLike) -> np.ndarray:
+    """Return x and y, `(2, ...)`, of places in a picture, in pixels from its upper left corner."""
+    a, b, c, d, e, f = picture.transform[:6]
+    columns, rows = np.asarray(columns), np.asarray(rows)
+    return np.array([a * columns + b * rows + c, d * columns + e * rows + f])
+
+
+def pixel_metres(picture: Picture) -> tuple[float, float]:
+    """Return the width and height of the middle pixel of a picture with coordinates, in m."""
+    height, width = picture.pixels.shape[:2]
+    x, y = coordinates(picture, width / 2 + np.array([0, 1, 0]), height / 2 + np.array([0, 0, 1]))
+    longitude, latitude = np.radians(rasterio.warp.transform(picture.crs, "EPSG:4326", x, y))
+    east = (longitude[1:] - longitude[0]) * np.cos(latitude[0])
+    return tuple((6_371_000 * np.hypot(east, latitude[1:] - latitude[0])).tolist())
+
+
+def tile_starts(size: int, stride: int = TILE_SIZE) -> np.ndarray:
+    """Return where tiles begin along a side of `size` pixels; the last one ends at the border."""
+    return np.unique(np.r_[0 : size - TILE_SIZE : stride, size - TILE_SIZE])
 
 
 def classify_image(
-    model: keras.Model, path: str | Path, stride: int = TILE_SIZE, levels: Sequence[int] = LEVELS
+    model: keras.Model,
+    image: str | Path | np.ndarray | Picture,
+    stride: int = TILE_SIZE,
+    levels: Sequence[float] | None = None,
 ) -> pd.DataFrame:
-    """Cut an image of any size into tiles of 64x64 pixels and classify them, with a few rows of tiles in memory.
+    """Cut an image of any size into tiles of 64x64 pixels and classify them.
 
     Args:
         model: Takes `uint8` tiles `(n, 64, 64, 3)` and returns probabilities `(n, 10)`.
-        path: An image as for `open_image`.
-        stride: Pixels from one tile to the next, 1 to 64. The last tile of a row or column ends at the border.
-        levels: As for `open_image`.
+        image: A file as for `read_image`, what that returns, or `uint8` pixels `(h, w, 3)`.
+        stride: Pixels from one tile to the next, 1 to 64.
+        levels: As for `read_image`, if `image` is a file.
 
     Returns:
-        One row a tile. `top`, `left`, `height`, `width`: the part of the image, in pixels, that is nearer to this
-        tile's centre than to another's. `label` and `probability`: its most probable class, or `NO_DATA` and NaN if
-        more than half of the tile is black or transparent. `red`, `green`, `blue`: its mean colour, 0 to 255.
+        One row a tile. `top`, `left`, `height`, `width`: the part of the image, in pixels, that is
+        nearer to this tile's centre than to another's. `label` and `probability`: its most probable
+        class, or `NO_DATA` and NaN if more than half of the tile has no data. `red`, `green`,
+        `blue`: its mean colour, 0 to 255. If the image has coordinates, `x` and `y`: the tile's
+        centre.
 
     Raises:
-        ValueError: The image cannot be read or is smaller than a tile; or the stride is not possible.
+        ValueError: The image cannot be read or is smaller than a tile; or the stride is impossible.
     """
-    if not isinstance(stride, int) or not 1 <= stride <= TILE_SIZE:
-        raise ValueError(f"The stride must be a whole number of pixels from 1 to {TILE_SIZE}, not {stride!r}.")
-    with open_image(path, levels) as (shape, read):
-        if min(shape) < TILE_SIZE:
-            raise ValueError(f"{path}: {shape[1]}x{shape[0]} pixels, smaller than a tile of {TILE_SIZE}x{TILE_SIZE}")
-        tops, lefts = (np.unique(np.r_[0 : size - TILE_SIZE : stride, size - TILE_SIZE]) for size in shape)
-        rows = min(len(tops), max(1, BATCH_SIZE // len(lefts)))
-        groups = np.split(tops, range(rows, len(tops), rows))
-        progress = Progress(Path(path).name, len(tops) * len(lefts))
-        progress.set_params({"steps": len(groups)})
-        progress.on_predict_begin()
-        colours, probabilities = [], []
-        for step, group in enumerate(groups):
-            strips = [read(Window(0, top, shape[1], TILE_SIZE)) for top in group.tolist()]
-            views = [sliding_window_view(strip, TILE_SIZE, axis=1)[:, lefts] for strip in strips]
-            tiles = np.concatenate([view.transpose(1, 0, 3, 2) for view in views])
-            lit = tiles.any(axis=-1).sum(axis=(1, 2))  # pixels that have data
-            colours.append(tiles.sum(axis=(1, 2)) / np.maximum(lit, 1)[:, None])
-            probabilities.append(np.full((len(tiles), len(CLASSES)), np.nan))
-            known = np.flatnonzero(lit >= TILE_SIZE**2 / 2)
-            for first in range(0, len(known), BATCH_SIZE):
-                part = known[first : first + BATCH_SIZE]
-                probabilities[-1][part] = model.predict_on_batch(tiles[part])
-            progress.on_predict_batch_end(step)
-    y, x = (np.r_[0, (at[1:] + at[:-1] + TILE_SIZE) // 2, size] for at, size in zip((tops, lefts), shape, strict=True))
-    table = pd.MultiIndex.from_product([y[:-1], x[:-1]], names=["top", "left"]).to_frame(index=False)
-    table["height"], table["width"] = np.repeat(np.diff(y), len(lefts)), np.tile(np.diff(x), len(tops))
-    probabilities = np.concatenate(probabilities)
+    check_settings(1, 0, stride, levels)
+    if isinstance(image, (str, Path)):
+        image = read_image(image, levels)
+        for caution in image.cautions:
+            warnings.warn(f"{image.name}: {caution}", stacklevel=2)
+    picture = image if isinstance(image, Picture) else Picture(image)
+    height, width = picture.pixels.shape[:2]
+    if min(height, width) < TILE_SIZE:
+        raise ValueError(f"{picture.name}: {width}x{height} pixels, smaller than a tile of 64x64")
+    tops, lefts = tile_starts(height, stride), tile_starts(width, stride)
+    starts = [(top, left) for top in tops for left in lefts]
+    probabilities, colours = _classify_tiles(model, picture, starts)
+    borders = [
+        np.r_[0, (at[1:] + at[:-1] + TILE_SIZE) // 2, size]  # halfway between tiles
+        for at, size in ((tops, height), (lefts, width))
+    ]
+    parts = pd.MultiIndex.from_product([border[:-1] for border in borders], names=["top", "left"])
+    table = parts.to_frame(index=False)
+    table["height"] = np.repeat(np.diff(borders[0]), len(lefts))
+    table["width"] = np.tile(np.diff(borders[1]), len(tops))
+    table["label"] = np.take(CLASSES, probabilities.argmax(axis=1))
     table["probability"] = probabilities.max(axis=1)
-    table["label"] = np.where(table["probability"].isna(), NO_DATA, np.take(CLASSES, probabilities.argmax(axis=1)))
-    table[["red", "green", "blue"]] = np.concatenate(colours)
+    table.loc[table["probability"].isna(), "label"] = NO_DATA
+    table[["red", "green", "blue"]] = colours
+    if picture.crs is not None:
+        rows, columns = np.transpose(starts) + TILE_SIZE / 2
+        table["x"], table["y"] = coordinates(picture, columns, rows)
     return table
+
+
+def _classify_tiles(
+    model: keras.Model, picture: Picture, starts: Sequence[tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities `(n, 10)`, NaN without data, and mean colours `(n, 3)` of tiles."""
+    probabilities = np.full((len(starts), len(CLASSES)), np.nan)
+    colours = np.zeros((len(starts), 3))
+    progress = Progress(picture.name, len(starts))
+    progress.set_params({"steps": -(-len(starts) // BATCH_SIZE)})
+    progress.on_predict_begin()
+    for step, first in enumerate(range(0, len(starts), BATCH_SIZE)):
+        batch = starts[first : first + BATCH_SIZE]
+        tiles = np.stack(
+            [picture.pixels[top : top + TILE_SIZE, left : left + TILE_SIZE] for top, left in batch]
+        )
+        lit = tiles.any(axis=-1).sum(axis=(1, 2))  # pixels that have data
+        colours[first : first + len(batch)] = tiles.sum(axis=(1, 2)) / np.maximum(lit, 1)[:, None]
+        known = np.flatnonzero(lit >= TILE_SIZE**2 / 2)
+        if len(known):
+            probabilities[first + known] = model.predict_on_batch(tiles[known])
+        progress.on_predict_batch_end(step)
+    progress.on_predict_end()
+    return probabilities, colours
+
+
+def unusual_colours(colours: np.ndarray, training_colours: np.ndarray) -> np.ndarray:
+    """Tell which mean colours are far from those of all training tiles.
+
+    Args:
+        colours: Mean colours of tiles, `(n, 3)`, 0 to 255.
+        training_colours: Those of the training tiles, `(m, 3)`, as in `training_colours.npy`.
+
+    Returns:
+        `bool` `(n,)`: further from the nearest training tile than 999 of 1,000 of these are from
+        their nearest other one.
+    """
+    tree = cKDTree(training_colours)
+    limit = np.quantile(tree.query(training_colours, k=2)[0][:, 1], 0.999)
+    return tree.query(colours)[0] > limit
+
+
+def area_shares(table: pd.DataFrame) -> pd.Series:
+    """Return each class's share of the area in a table of `classify_image`, largest first.
+
+    No data do not count.
+    """
+    area = (table["height"] * table["width"]).groupby(table["label"]).sum()
+    area = area.drop(NO_DATA, errors="ignore")
+    return (area / area.sum()).sort_values(ascending=False)
+
+
+def write_land_cover(path: str | Path, table: pd.DataFrame, picture: Picture, stride: int) -> None:
+    """Write a land-cover map that programs for maps (QGIS, ArcGIS, GDAL) open.
+
+    Args:
+        path: GeoTIFF to write: 0 for no data, 1 to 10 for `CLASSES`, with colours and names. The
+            probabilities go into a second file, with `_probability` for `_land_cover` in its name.
+        table: Of `classify_image`, with this `stride`.
+        picture: The image, with coordinates.
+        stride: Pixels of the image that become one pixel of the map.
+
+    Raises:
+        OSError: A file could not be written.
+    """
+    path, (height, width) = Path(path), picture.pixels.shape[:2]
+    rows, columns = _cell_centres(height, stride), _cell_centres(width, stride)
+    by_place = table.set_index(["top", "left"])
+    tops, lefts = by_place.index.unique("top"), by_place.index.unique("left")
+    row = np.searchsorted(tops, rows, side="right") - 1
+    column = np.searchsorted(lefts, columns, side="right") - 1
+    place = np.add.outer(
+        row * len(lefts), column
+    )  # which row of the table is at each cell's centre
+    a, b, _, d, e, _ = (stride * number for number in picture.transform[:6])
+    x, y = coordinates(picture, columns[0] - stride / 2, rows[0] - stride / 2)
+    profile = {
+        "driver": "GTiff", "count": 1, "height": len(rows), "width": len(columns),
+        "crs": picture.crs, "compress": "deflate", "transform": rasterio.Affine(a, b, x, d, e, y),
+    }  # fmt: skip
+    codes = table["label"].map({name: code for code, name in enumerate(CLASSES, 1)}).fillna(0)
+    colours = 255 * to_rgba_array(["none", *CLASS_COLOURS.values()])
+    _write_band(path, codes.to_numpy(np.uint8)[place], 0, profile, colours.astype(int).tolist())
+    second = path.with_name(path.name.replace("_land_cover", "_probability"))
+    _write_band(second, table["probability"].to_numpy(np.float32)[place], np.nan, profile)
+    names = "".join(f"<Category>{name}</Category>" for name in (NO_DATA, *CLASSES))
+    with atomic_path(f"{path}.aux.xml") as temporary:  # where GDAL keeps the names of classes
+        temporary.write_text(
+            f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
+            "</PAMRasterBand></PAMDataset>"
+        )
+
+
+def _write_band(
+    path: Path, values: np.ndarray, nodata: float, profile: dict, colours: Sequence = ()
+) -> None:
+    """Write a GeoTIFF with one band, in memory first: GDAL does not say that a disk is full."""
+    with MemoryFile() as memory, atomic_path(path) as temporary:
+        with memory.open(dtype=values.dtype, nodata=nodata, **profile) as file:
+            file.write(values, 1)
+            if colours:
+                file.write_colormap(1, dict(enumerate(colours)))
+                file.update_tags(1, **{f"class_{n}": name for n, name in enumerate(CLASSES, 1)})
+        temporary.write_bytes(memory.read())
+
+
+def _cell_centres(size: int, stride: int) -> np.ndarray:
+    """Return the middles of a map's cells along a side, in pixels: where tiles have theirs."""
+    middle = TILE_SIZE / 2
+    return np.arange(middle - middle // stride * stride, size, stride)
+
+
+def figure_text(text: str, longest: int = 40) -> str:
+    """Return outside text as a figure can show it: cut, and escaped where the font has no glyph."""
+    glyphs = get_font(findfont(FontProperties())).get_charmap()
+    text = "".join(c if ord(c) in glyphs else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def plot_land_cover(
+    image: np.ndarray, table: pd.DataFrame, title: str = "", cautions: Sequence[str] = ()
+) -> Figure:
+    """Plot an image, its land cover and how probable that is.
+
+    Args:
+        image: `uint8` `(height, width, 3)`.
+        table: Of `classify_image`; tiles whose column `unusual`, if any, is true are hatched.
+        title: Stands above.
+        cautions: Why not to trust the map; they stand above it, too.
+    """
+    codes = table.assign(code=table["label"].map({name: code for code, name in enumerate(CLASSES)}))
+    code, probability = (
+        codes.pivot(index="top", columns="left", values=name) for name in ("code", "probability")
+    )
+    x = np.r_[0, np.unique(table["left"] + table["width"])]
+    y = np.r_[0, np.unique(table["top"] + table["height"])]
+    proportion = np.clip(y[-1] / x[-1], 0.3, 3)  # of what is drawn; a very long image is squeezed
+    figure, axes = plt.subplots(
+        1, 3, figsize=(12, 3.6 * proportion + 2), layout="compressed", sharey=True
+    )
+    step = -(-max(image.shape) // 1000)
+    small = np.asarray(Image.fromarray(image).reduce(step)) if step > 1 else image
+    grey = np.repeat(0.6 + small.mean(axis=-1, keepdims=True) / 640, 3, axis=-1)
+    grey[~small.any(axis=-1)] = 1  # no data
+    shown = {"image": small, "land cover": grey, "probability of that class": grey}
+    for axis, (heading, picture) in zip(axes, shown.items(), strict=True):
+        axis.imshow(picture, extent=(0, x[-1], y[-1], 0))
+        axis.set(title=heading, xlabel="pixels", aspect=proportion * x[-1] / y[-1])
+        axis.grid(False)
+    axes[0].set_ylabel("pixels")
+    colours = ListedColormap(list(CLASS_COLOURS.values()))
+    axes[1].pcolormesh(
+        x, y, code, cmap=colours, vmin=-0.5, vmax=len(CLASSES) - 0.5, alpha=MAP_ALPHA
+    )
+    mesh = axes[2].pcolormesh(x, y, 100 * probability, cmap="cividis", vmin=0, vmax=100)
+    figure.colorbar(mesh, cax=axes[2].inset_axes([1.04, 0, 0.05, 1]), label="%")
+    handles = [
+        Patch(fc=CLASS_COLOURS[name], alpha=MAP_ALPHA, label=f"{name} {share:.1%}")
+        for name, share in area_shares(table).items()
+    ]
+    if table.get("unusual", pd.Series(False)).any():
+        handles.append(_hatch_unusual(axes[1], x, y, table))
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+        title="share of the area",
+    )
+    headings = [figure_text(title, 90), *(fill(f"Careful: {text}.", 100) for text in cautions)]
+    figure.suptitle(
+        "\n".join(filter(None, headings)),
+        parse_math=False,
+        color="#a50026" if cautions else "black",
+    )
+    return figure
+
+
+def _hatch_unusual(axis: Axes, x: np.ndarray, y: np.ndarray, table: pd.DataFrame) -> Patch:
+    """Grey and hatch the tiles with unusual colours; return what stands for them in the legend."""
+    unusual = table.pivot(index="top", columns="left", values="unusual").to_numpy(float)
+    masked = np.ma.masked_equal(unusual, 0)
+    axis.pcolormesh(x, y, masked, cmap=ListedColormap(["#dddddd"]), alpha=0.75)
+    axis.pcolor(
+        x, y, masked, cmap=ListedColormap(["none"]), hatch="////", edgecolor="#555555", linewidth=0
+    )
+    style = {"fc": "#dddddd", "ec": "#555555", "hatch": "////", "linewidth": 0}
+    return Patch(**style, label=f"unusual colours {table['unusual'].mean():.1%} of tiles")
