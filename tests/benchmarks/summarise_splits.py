@@ -52,9 +52,9 @@ def by_distance(folder, coordinates):
     places = np.radians(pd.read_csv(coordinates).set_index("tile")[["lat", "lon"]])
     split = pd.read_csv(Path(folder, "split.csv"))
     test = pd.read_csv(Path(folder, "test_predictions.csv"))
-    name = split["file"].str.split("/").str[1]
-    tree = BallTree(places.loc[name[split["split"] == "train"]], metric="haversine")
-    nearest, _ = tree.query(places.loc[test["file"].str.split("/").str[1]])
+    train = split["file"][split["split"] == "train"].map(lambda file: Path(file).stem)
+    tree = BallTree(places.loc[train].to_numpy(), metric="haversine")
+    nearest, _ = tree.query(places.loc[test["file"].map(lambda file: Path(file).stem)].to_numpy())
     kilometres = pd.cut(6371 * nearest[:, 0], [0, 1, 5, np.inf], include_lowest=True)
     right = (test["label"] == test["predicted"]).groupby(kilometres, observed=True)
     table = right.agg(["size", "sum"]).set_axis(["tiles", "right"], axis=1)
