@@ -1,13 +1,15 @@
-"""Compare recipes for fine-tuning on a part of the training tiles of two splits; the test parts are never read.
+"""Compare recipes on a part of the training tiles of two splits; test parts are never read.
 
-Criterion, fixed before the first run: the mean of the calibrated log losses on both validation parts (random split
-with seed 0, and the published split by longitude). A recipe replaces the basis only if the 95 % interval of the paired
-bootstrap over validation tiles of that mean's difference lies below 0; among recipes that are equal within it, the one
-that costs fewer FLOPs wins, then the simpler one. What is chosen with few training tiles is confirmed with all of them.
+Criterion, fixed before the first run: the mean of the calibrated log losses on both validation
+parts (random split with seed 0, and the published split by longitude). A recipe replaces the basis
+only if the 95 % interval of the paired bootstrap over validation tiles of that mean's difference
+lies below 0; among recipes that are equal within it, the one that costs fewer FLOPs wins, then the
+simpler one. What is chosen with few training tiles is confirmed with all of them.
 
-    python tests/benchmarks/compare_recipes.py DATA_FOLDER SPLIT_FOLDER WEIGHTS OUT basis colours ...
+    python tests/benchmarks/compare_recipes.py DATA_DIR WEIGHTS OUT [longitude] basis "mixup" ...
 
-Each run writes the validation probabilities and a line of results below OUT and is skipped if they are there.
+Each run writes the validation logits and a line of results below OUT and is skipped if they are
+there. results/recipes_longitude.csv has these lines.
 """
 
 import json
@@ -21,11 +23,23 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import layers, ops
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
-from eurosat_utils import CLASSES, list_tiles, load_tiles, split_tiles
+from eurosat_utils import (
+    CLASSES,
+    apply_temperature,
+    fetch_eurosat,
+    fit_temperature,
+    list_tiles,
+    load_backbone,
+    load_tiles,
+    split_by_longitude,
+    split_tiles,
+    training_pflop,
+    turn_tiles,
+)
 
 TRAINING_TILES = 4096  # drawn from the training part, stratified by class as that part is
 SEED = 0
@@ -41,8 +55,10 @@ RECIPES = {  # name: what differs from the basis
     "mixup": {"mixup": 0.2},
     "cutout": {"cutout": 24},
     "conv3 to conv5 learn": {"stages": ("conv3", "conv4", "conv5")},
-    "lower stages slower": {"decay": 0.5},
-    "ends at 160, conv4 and conv5 learn": {"sizes": (96, 96, 96, 96, 160), "last_stages": ("conv4", "conv5")},
+    "ends at 160, conv4 and conv5 learn": {
+        "sizes": (96, 96, 96, 96, 160),
+        "last_stages": ("conv4", "conv5"),
+    },
     "six epochs": {"sizes": (96,) * 6},
     "80 pixels first": {"sizes": (80, 80, 96, 96, 96)},
     "colours 0.2, turns in order": {"colours": 0.2, "turns": "in order"},
@@ -61,30 +77,7 @@ BASIS = {
     "cutmix": 0.0,  # alpha of the Beta distribution
     "mixup": 0.0,
     "cutout": 0,  # pixels
-    "decay": 1.0,  # of the update, from each stage to the one below it
 }
-
-
-def fold_normalisation(network):
-    def call(layer, *inputs, **options):
-        return inputs[0] if isinstance(layer, layers.BatchNormalization) else layer(*inputs, **options)
-
-    folded = keras.models.clone_model(network, call_function=call)
-    for layer in folded.layers:
-        if isinstance(layer, layers.Conv2D):
-            kernel, bias = network.get_layer(layer.name).get_weights()
-            normalisation = network.get_layer(layer.name.replace("_conv", "_bn"))
-            gamma, beta, mean, variance = normalisation.get_weights()
-            scale = gamma / np.sqrt(variance + normalisation.epsilon)
-            layer.set_weights([kernel * scale, (bias - mean) * scale + beta])
-    return folded
-
-
-def turn(tiles, which):
-    """Put each tile into one of the eight symmetries of the square."""
-    tiles = np.where((which & 1)[:, None, None, None], tiles[:, :, ::-1], tiles)
-    tiles = np.where((which & 2)[:, None, None, None] > 0, tiles[:, ::-1], tiles)
-    return np.where((which & 4)[:, None, None, None] > 0, tiles.transpose(0, 2, 1, 3), tiles)
 
 
 def batches(tiles, labels, epoch, recipe):
@@ -95,12 +88,21 @@ def batches(tiles, labels, epoch, recipe):
     for first in range(0, len(order), BATCH_SIZE):
         rows = order[first : first + BATCH_SIZE]
         n = len(rows)
-        which = (start[rows] + epoch) % 8 if recipe["turns"] == "in order" else random.integers(8, size=n)
-        x, y = turn(tiles[rows], which), np.eye(len(CLASSES), dtype="float32")[labels[rows]]
+        which = (
+            (start[rows] + epoch) % 8
+            if recipe["turns"] == "in order"
+            else random.integers(8, size=n)
+        )
+        x, y = (
+            turn_tiles(tiles[rows], which).numpy(),
+            np.eye(len(CLASSES), dtype="float32")[labels[rows]],
+        )
         if strength := recipe["colours"]:
-            gain = 1 + strength * (random.uniform(-1, 1, (n, 1, 1, 1)) + random.uniform(-0.4, 0.4, (n, 1, 1, 3)))
-            offset = 64 * strength * (random.uniform(-1, 1, (n, 1, 1, 1)) + random.uniform(-0.4, 0.4, (n, 1, 1, 3)))
-            x = np.clip(x * gain + offset, 0, 255).astype("uint8")
+            gain = 1 + strength * (
+                random.uniform(-1, 1, (n, 1, 1, 1)) + random.uniform(-0.4, 0.4, (n, 1, 1, 3))
+            )
+            offset = random.uniform(-1, 1, (n, 1, 1, 1)) + random.uniform(-0.4, 0.4, (n, 1, 1, 3))
+            x = np.clip(x * gain + 64 * strength * offset, 0, 255).astype("uint8")
         if size := recipe["cutout"]:
             x = x.copy()
             for tile, (top, left) in zip(x, random.integers(0, 65 - size, (n, 2)), strict=True):
@@ -110,7 +112,9 @@ def batches(tiles, labels, epoch, recipe):
             side = round(64 * (1 - share) ** 0.5)
             top, left = random.integers(0, 65 - side, 2)
             x = x.copy()
-            x[:, top : top + side, left : left + side] = x[other, top : top + side, left : left + side]
+            x[:, top : top + side, left : left + side] = x[
+                other, top : top + side, left : left + side
+            ]
             y = y + (y[other] - y) * (side / 64) ** 2
         if alpha := recipe["mixup"]:
             other, share = random.permutation(n), random.beta(alpha, alpha)
@@ -119,24 +123,11 @@ def batches(tiles, labels, epoch, recipe):
         yield x, y
 
 
-def fit_temperature(logits, labels):
-    """Return the log loss after calibration, and the temperature."""
-
-    def loss(log_temperature):
-        return -log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(labels)), labels].mean()
-
-    best = minimize_scalar(loss, bounds=np.log([0.1, 10]), method="bounded")
-    return best.fun, float(np.exp(best.x))
-
-
 def run(recipe, weights, train, validation):
     """Train; return the logits of the validation tiles after fine-tuning, and of the head alone."""
     keras.utils.set_random_seed(SEED)
     keras.config.set_dtype_policy("mixed_bfloat16")
-    resnet = keras.applications.ResNet50(
-        include_top=False, weights=weights, input_shape=(None, None, 3), pooling="avg"
-    )
-    network = fold_normalisation(resnet)
+    network = load_backbone(weights)
     head = layers.Dense(len(CLASSES), dtype="float32", name="classes")
     models = {}
     for size in dict.fromkeys(recipe["sizes"]):
@@ -144,16 +135,21 @@ def run(recipe, weights, train, validation):
         x = layers.Resizing(size, size, dtype="float32")(ops.cast(tile, "float32"))
         x = network(keras.applications.resnet50.preprocess_input(x))
         models[size] = keras.Model(tile, head(x))
-        extractor = keras.Model(tile, x) if not models.keys() - {size} else extractor
-    (x_train, y_train), (x_validation, y_validation) = train, validation
-    features = extractor.predict(np.concatenate([x_train, x_validation]), batch_size=64, verbose=0).astype("float32")
+        if size == recipe["sizes"][0]:
+            extractor = keras.Model(tile, x)
+    (x_train, y_train), (x_validation, _) = train, validation
+    features = extractor.predict(
+        np.concatenate([x_train, x_validation]), batch_size=64, verbose=0
+    ).astype("float32")
     features, held_out = features[: len(x_train)], features[len(x_train) :]
     if recipe["head"] == "logistic":
         scale = features.std()
         fitted = LogisticRegression(C=0.1, max_iter=1000).fit(features / scale, y_train)
         head.set_weights([fitted.coef_.T / scale, fitted.intercept_])
     else:
-        alone = keras.Sequential([keras.Input(features.shape[1:]), layers.Dense(10, activation="softmax")])
+        alone = keras.Sequential(
+            [keras.Input(features.shape[1:]), layers.Dense(10, activation="softmax")]
+        )
         alone.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
         alone.fit(features, y_train, batch_size=64, epochs=20, verbose=0)
         head.set_weights(alone.get_weights())
@@ -161,7 +157,7 @@ def run(recipe, weights, train, validation):
     total = len(recipe["sizes"]) * -(-len(x_train) // BATCH_SIZE)
     optimizer = keras.optimizers.AdamW(weight_decay=recipe["weight_decay"])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    step, flops = 0, 0
+    step = 0
     for epoch, size in enumerate(recipe["sizes"]):
         last = recipe["last_stages"] and epoch == len(recipe["sizes"]) - 1
         stages = recipe["last_stages"] if last else recipe["stages"]
@@ -172,62 +168,52 @@ def run(recipe, weights, train, validation):
             optimizer = keras.optimizers.AdamW(weight_decay=recipe["weight_decay"])
         if not model.compiled or last:
             model.compile(optimizer, loss)
-        before = None
         for x, y in batches(x_train, y_train, epoch, recipe):
             share = (step + 1) / (total + 1)
             optimizer.learning_rate = recipe["rate"] * min(10 * share, (1 - share) / 0.9)
-            if recipe["decay"] != 1:
-                before = {layer.name: layer.get_weights() for layer in network.layers[3:] if layer.trainable and layer.weights}
             model.train_on_batch(x, y)
-            if before:
-                for name, old in before.items():
-                    factor = recipe["decay"] ** (5 - int(name[4]))
-                    if factor != 1:
-                        layer = network.get_layer(name)
-                        layer.set_weights([a + factor * (b - a) for a, b in zip(old, layer.get_weights(), strict=True)])
             step += 1
-        flops += len(x_train) * 3 * 1.42e9 * (size / 96) ** 2
         print(f"  epoch {epoch + 1} ({size} pixels)", flush=True)
     logits = models[recipe["sizes"][-1]].predict(x_validation, batch_size=64, verbose=0)
-    return logits, head_logits, flops
-
-
-def read_splits(folder, split_folder):
-    """Yield the name, training rows and validation rows of both splits."""
-    tiles = list_tiles(folder)
-    yield "random", split_tiles(tiles, 0)
-    by_name = tiles.set_index(tiles["file"].str.split("/").str[1])
-    for part, name in (("train", "train"), ("val", "validation"), ("test", "test")):
-        by_name.loc[Path(split_folder, f"eurosat-spatial-{part}.txt").read_text().split(), "split"] = name
-    yield "longitude", by_name.reset_index(drop=True)
+    return logits, head_logits
 
 
 if __name__ == "__main__":
-    folder, split_folder, weights, out, *names = sys.argv[1:]
+    data_dir, weights, out, *names = sys.argv[1:]
     only = [name for name in ("random", "longitude") if name in names]
     names = [name for name in names if name not in ("random", "longitude")]
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    for split_name, split in read_splits(folder, split_folder):
-        if only and split_name not in only:
-            continue
+    folder = fetch_eurosat(data_dir)
+    tiles = list_tiles(folder)
+    for split_name in only or ("random", "longitude"):
+        if split_name == "random":
+            split = split_tiles(tiles, 0)
+        else:
+            split = split_by_longitude(tiles, data_dir)
         train = split[split["split"] == "train"]
-        if TRAINING_TILES < len(train):
-            train = train.groupby("label").sample(frac=TRAINING_TILES / len(train), random_state=SEED)
+        if len(train) > TRAINING_TILES:
+            train = train.groupby("label").sample(
+                frac=TRAINING_TILES / len(train), random_state=SEED
+            )
         data = []
         for rows in (train, split[split["split"] == "validation"]):
-            data.append((load_tiles(folder, rows["file"]), rows["label"].map(CLASSES.index).to_numpy()))
+            data.append(
+                (load_tiles(folder, rows["file"]), rows["label"].map(CLASSES.index).to_numpy())
+            )
         for name in names:
             file = out / f"{split_name}, {name}.npz"
             if file.exists():
                 continue
             recipe, start = BASIS | RECIPES[name], time.perf_counter()
-            logits, head_logits, flops = run(recipe, weights, *data)
-            loss, temperature = fit_temperature(logits, data[1][1])
+            logits, head_logits = run(recipe, weights, *data)
+            probabilities, labels = softmax(logits, axis=1), data[1][1]
+            temperature = fit_temperature(probabilities, labels)
+            loss = log_loss(labels, apply_temperature(probabilities, temperature))
             row = {
                 "split": split_name,
                 "recipe": name,
-                "pflop": round(flops / 1e15, 3),
+                "pflop": round(training_pflop(recipe["sizes"], len(train)), 3),
                 "minutes": round((time.perf_counter() - start) / 60, 1),
                 "head_accuracy": round(float((head_logits.argmax(1) == data[1][1]).mean()), 4),
                 "accuracy": round(float((logits.argmax(1) == data[1][1]).mean()), 4),

@@ -28,7 +28,14 @@ SCENE_SIDE = 10_980  # pixels
 def write_scene(path, width, height):
     """Write noise as 16-bit TIFF, in the blocks and with the compression that GDAL's users prefer; return it."""
     pixels = np.random.default_rng(0).integers(1, 2751, (3, height, width), np.uint16)
-    kind = {"driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint16", "tiled": True}
+    kind = {
+        "driver": "GTiff",
+        "width": width,
+        "height": height,
+        "count": 3,
+        "dtype": "uint16",
+        "tiled": True,
+    }
     place = rasterio.transform.from_origin(600_000, 5_300_040, 10, 10)  # m
     with rasterio.open(path, "w", compress="deflate", transform=place, **kind) as file:
         file.write(pixels)
@@ -46,7 +53,11 @@ model = keras.saving.load_model(sys.argv[1])
 with tempfile.TemporaryDirectory() as folder:
     path, rows, columns = Path(folder, "scene.tif"), 10, 43
     image = write_scene(path, columns * TILE_SIZE, rows * TILE_SIZE)
-    tiles = image.reshape(rows, TILE_SIZE, columns, TILE_SIZE, 3).swapaxes(1, 2).reshape(-1, TILE_SIZE, TILE_SIZE, 3)
+    tiles = (
+        image.reshape(rows, TILE_SIZE, columns, TILE_SIZE, 3)
+        .swapaxes(1, 2)
+        .reshape(-1, TILE_SIZE, TILE_SIZE, 3)
+    )
     ratios = []
     for _ in range(1 + ALTERNATIONS):  # the first warms up
         in_memory = seconds(lambda: model.predict(tiles, batch_size=BATCH_SIZE, verbose=0))
@@ -58,6 +69,8 @@ with tempfile.TemporaryDirectory() as folder:
 
     write_scene(path, SCENE_SIDE, SCENE_SIDE // 10)
     tenth = seconds(classify_image, model, path)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
     print(f"a tenth of a scene: {tenth:.0f} s, so about {tenth / 6:.0f} minutes for all of it")
     print(f"peak memory of all this: {peak / 1e9:.2f} GB")

@@ -3,10 +3,11 @@
     pip install torch==2.13.0
     python tests/benchmarks/training_speed.py --size 96 --dtype float32
 
-Both networks are ResNet50 with random weights, batch normalisation frozen, `--stages` trained with AdamW, everything
-fed from memory. Keras' is the one of Training.ipynb; PyTorch's is run eagerly, channels last, once as it is usually
-written and once with its own tool for folding batch normalisation. The contestants take turns, each in a process of its
-own that is idle in between. Prints images/s, peak memory, and the ratios Keras/PyTorch.
+Both networks are ResNet50 with random weights, batch normalisation frozen, `--stages` trained with
+AdamW, everything fed from memory. Keras' is the one of Training.ipynb; PyTorch's is run channels
+last: eagerly, with batch normalisation folded by its own tool, and that compiled (which needs a C++
+compiler). The contestants take turns, each in a process of its own that is idle in between. Prints
+images/s, peak memory and the ratios Keras/PyTorch, and adds them to results/speed.csv.
 """
 
 import argparse
@@ -17,27 +18,36 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-TESTS = Path(__file__).resolve().parent.parent
-CONTESTANTS = ("Keras", "PyTorch", "PyTorch, folded")
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONTESTANTS = ("Keras", "PyTorch", "PyTorch, folded", "PyTorch, folded and compiled")
 
 
 def keras_steps(options, images, labels):
     """Return functions that train on, and classify, one batch with the model of Training.ipynb."""
-    sys.path.insert(0, str(TESTS))
-    from conftest import notebook_functions
+    sys.path.insert(0, str(REPOSITORY))
+    import keras
 
-    training = notebook_functions("Training.ipynb")
-    keras, training["WEIGHTS"] = training["keras"], None
+    from eurosat_utils import fold_normalisation
+
     keras.config.set_dtype_policy("mixed_bfloat16" if options.dtype == "bfloat16" else "float32")
-    model = training["build_model"](keras.layers.Resizing(options.size, options.size, dtype="float32", name="enlarge"))
-    for layer in model.layers:
-        layer.trainable = layer.name.startswith((*options.stages, "classes"))
+    network = keras.applications.ResNet50(
+        include_top=False, weights=None, input_shape=(None, None, 3), pooling="avg"
+    )
+    network = fold_normalisation(network)
+    for layer in network.layers:
+        layer.trainable = layer.name.startswith(tuple(options.stages))
+    tile = keras.Input((64, 64, 3), dtype="uint8")
+    enlarge = keras.layers.Resizing(options.size, options.size, dtype="float32")
+    x = keras.applications.resnet50.preprocess_input(enlarge(keras.ops.cast(tile, "float32")))
+    head = keras.layers.Dense(10, activation="softmax", dtype="float32")
+    model = keras.Model(tile, head(network(x)))
     model.compile(keras.optimizers.AdamW(1e-6), "sparse_categorical_crossentropy")
     return lambda: model.train_on_batch(images, labels), lambda: model.predict_on_batch(images)
 
 
-def torch_steps(options, images, labels, fold):
+def torch_steps(options, images, labels, fold, compile):
     """Return functions that train on, and classify, one batch with the same network in PyTorch."""
     import torch
     from torch import nn
@@ -50,9 +60,14 @@ def torch_steps(options, images, labels, fold):
 
             def unit(*arguments, **more):
                 layers = nn.Conv2d(*arguments, **more).eval(), nn.BatchNorm2d(arguments[1]).eval()
-                return nn.utils.fusion.fuse_conv_bn_eval(*layers) if fold else nn.Sequential(*layers)
+                return (
+                    nn.utils.fusion.fuse_conv_bn_eval(*layers) if fold else nn.Sequential(*layers)
+                )
 
-            self.first, self.second = unit(channels, width, 1, stride), unit(width, width, 3, padding=1)
+            self.first, self.second = (
+                unit(channels, width, 1, stride),
+                unit(width, width, 3, padding=1),
+            )
             self.third = unit(width, 4 * width, 1)
             self.shortcut = unit(channels, 4 * width, 1, stride) if shortcut else nn.Identity()
 
@@ -60,7 +75,10 @@ def torch_steps(options, images, labels, fold):
             y = self.third(self.second(self.first(x).relu_()).relu_())
             return (y + self.shortcut(x)).relu_()
 
-    stages, channels = {"conv1": nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU())}, 64
+    stages, channels = (
+        {"conv1": nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU())},
+        64,
+    )
     stages["pool1"] = nn.MaxPool2d(3, 2, 1)
     for number, width, depth in ((2, 64, 3), (3, 128, 4), (4, 256, 6), (5, 512, 3)):
         blocks = []
@@ -68,21 +86,26 @@ def torch_steps(options, images, labels, fold):
             blocks.append(Block(channels, width, 2 if index == 0 < number - 2 else 1, index == 0))
             channels = 4 * width
         stages[f"conv{number}"] = nn.Sequential(*blocks)
-    stages["classes"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+    stages["classes"] = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)
+    )
     model = nn.Sequential(*stages.values()).eval().to(memory_format=torch.channels_last)
     for name, stage in stages.items():
         stage.requires_grad_(name in (*options.stages, "classes"))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(False)
-    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], 1e-6)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in model.parameters() if weight.requires_grad], 1e-6
+    )
     truth = torch.from_numpy(labels)
+    network = torch.compile(model) if compile else model
 
     def run():
         x = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # channels last in memory
         x = nn.functional.interpolate(x, size=(options.size, options.size), mode="bilinear") - 110
         with torch.autocast("cpu", torch.bfloat16, enabled=options.dtype == "bfloat16"):
-            return model(x).float()
+            return network(x).float()
 
     def train():
         optimizer.zero_grad()
@@ -93,13 +116,13 @@ def torch_steps(options, images, labels, fold):
 
 
 def contestant(name, options, connection):
-    """Warm up, then answer each message with the images/s of training and of classifying, and the peak memory in GB."""
+    """Warm up; answer each message with images/s (training, classifying) and peak memory in GB."""
     images = np.random.default_rng(0).integers(0, 256, (options.batch, 64, 64, 3), np.uint8)
     labels = np.arange(options.batch) % 10
     if name == "Keras":
         functions = keras_steps(options, images, labels)
     else:
-        functions = torch_steps(options, images, labels, fold="folded" in name)
+        functions = torch_steps(options, images, labels, "folded" in name, "compiled" in name)
     for function in functions * 2:
         function()
     connection.send("ready")
@@ -110,13 +133,17 @@ def contestant(name, options, connection):
             for _ in range(options.steps):
                 function()
             speeds.append(options.steps * options.batch / (time.perf_counter() - start))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
         connection.send((*speeds, peak / 1e9))
 
 
 def main():
     """Let the contestants take turns and print what they reach."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--batch", type=int, default=64, help="images")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -124,6 +151,9 @@ def main():
     parser.add_argument("--steps", type=int, default=8, help="of each kind in a turn")
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
+    sys.path.insert(0, str(REPOSITORY))
+    from eurosat_utils import processor, save_table
+
     context, connections = multiprocessing.get_context("spawn"), {}
     for name in CONTESTANTS:
         connections[name], other = context.Pipe()
@@ -136,13 +166,23 @@ def main():
             results[name].append(connection.recv())
     for connection in connections.values():
         connection.send(None)
+    keras_rows, lines = np.array(results["Keras"]), []
     for name, rows in results.items():
         train, classify, peak = np.median(rows, axis=0)
-        print(f"{name:16} training {train:6.1f} images/s, classifying {classify:6.1f} images/s, peak {peak:.2f} GB")
-    for name in CONTESTANTS[1:]:
+        line = {"processor": processor(), "dtype": options.dtype, "size": options.size}
+        line |= {"framework": name, "training images/s": train, "classifying images/s": classify}
+        line["peak memory (GB)"] = peak
         for column, what in enumerate(("training", "classifying")):
-            ratios = np.array(results["Keras"])[:, column] / np.array(results[name])[:, column]
-            print(f"Keras/{name}, {what}: median {np.median(ratios):.2f}, {ratios.min():.2f} to {ratios.max():.2f}")
+            ratios = keras_rows[:, column] / np.array(rows)[:, column]
+            line[f"Keras/this, {what}"] = np.median(ratios)
+            line[f"lowest, {what}"], line[f"highest, {what}"] = ratios.min(), ratios.max()
+        lines.append(line)
+    table = pd.DataFrame(lines)
+    print(table.T.to_string())
+    path = REPOSITORY / "results" / "speed.csv"
+    if path.is_file():
+        table = pd.concat([pd.read_csv(path), table])
+    save_table(table, path, decimals=3)
 
 
 if __name__ == "__main__":
