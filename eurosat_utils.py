@@ -442,7 +442,7 @@ def plot_tiles(
     for index, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
         axis.imshow(image)
         axis.set(xticks=[], yticks=[])
-        axis.set_title(title, fontsize=8, pad=3, parse_math=False)
+        axis.set_title(title, fontsize=8, pad=5, parse_math=False)
         axis.spines[:].set_visible(correct is not None)
         if correct is not None:
             color, style = ("#0072B2", "-") if correct[index] else ("#E69F00", (0, (1.5, 0.8)))
@@ -554,10 +554,17 @@ class Picture(NamedTuple):
     cautions: tuple[str, ...] = ()
 
 
-def end_notebook(reason: str) -> None:
-    """Say why the cells below are not run, and end there without an error."""
-    print(reason)
-    raise SystemExit
+class EndOfNotebook(Exception):
+    """Raised to leave out the cells below: Jupyter shows its text, papermill sees no fault."""
+
+    def __str__(self) -> str:  # papermill looks for a SystemExit without a text
+        return ""
+
+    def _render_traceback_(self) -> list[str]:  # Jupyter asks for this
+        return [str(argument) for argument in self.args]
+
+
+EndOfNotebook.__name__ = "SystemExit"
 
 
 def shown_name(path: str | Path) -> str:
@@ -682,9 +689,10 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
     picture = Picture(pixels, shown_name(path.name), crs, transform)
     cautions = [f"the mask {path.name}.msk is not of this image: not used"] if stale else []
     if crs:
-        width, height = pixel_metres(picture)
-        if max(abs(width - 10), abs(height - 10)) > 2:
-            cautions.append(f"pixels of {width:.3g} x {height:.3g} m, trained on 10 m")
+        metres = pixel_metres(picture)
+        if max(abs(size - 10) for size in metres) > 2:
+            found = " x ".join(f"{float(f'{size:.2g}'):g}" for size in metres)
+            cautions.append(f"pixels of {found} m, the network knows only those of 10 m")
     return picture._replace(cautions=tuple(cautions))
 
 
