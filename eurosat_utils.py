@@ -781,9 +781,11 @@ def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | 
         known = source.read_masks(bands, window=window).any(axis=0)
         for band in alpha:
             known &= source.read(band, window=window) > 0
+        if "MINISWHITE" in tags and kind.startswith("uint"):
+            values = most - values
         if palette is None:
             known &= np.isfinite(values).all(axis=0) & ((kind == "uint8") | values.any(axis=0))
-            strip = [_to_8_bits(value, most, "MINISWHITE" in tags, levels) for value in values]
+            strip = [_to_8_bits(value, most, levels) for value in values]
         else:
             known &= palette[values[0], 3] > 0
             strip = palette[values[0], :3].transpose(2, 0, 1)
@@ -792,12 +794,8 @@ def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | 
     return pixels
 
 
-def _to_8_bits(
-    values: np.ndarray, most: int, white_is_zero: bool, levels: Sequence[float] | None
-) -> np.ndarray:
+def _to_8_bits(values: np.ndarray, most: int, levels: Sequence[float] | None) -> np.ndarray:
     """Return values as colours: up to 8 bits from 0 to 255, others from `levels` as 1 to 255."""
-    if white_is_zero and values.dtype.kind == "u":
-        values = most - values
     if values.dtype == np.uint8:
         return values if most == 255 else values * (255 // most)
     return np.interp(np.nan_to_num(values), levels or LEVELS, (1, 255)).round().astype(np.uint8)
