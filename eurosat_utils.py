@@ -623,12 +623,10 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def check_settings(samples: int, seed: int, stride: int, levels: Sequence[float] | None) -> None:
-    """Check settings of Inference.ipynb before any work.
-
-    Raises:
-        ValueError: One of them is impossible; says which.
-    """
+def check_settings(
+    samples: int = 1, seed: int = 0, stride: int = TILE_SIZE, levels: Sequence[float] | None = None
+) -> None:
+    """Raise a ValueError that names the setting of Inference.ipynb that cannot work, if any."""
     for name, value, least, most in (
         ("SAMPLES", samples, 1, 400),
         ("SEED", seed, 0, 2**32 - 1),
@@ -775,30 +773,39 @@ def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | 
     pixels = np.zeros((*source.shape, 3), np.uint8)
     block = source.block_shapes[0][0]
     step = min(max(block, 256 // block * block), 2048)
+    masked = any(flags != [MaskFlags.all_valid] for flags in source.mask_flag_enums)
     for top in range(0, source.height, step):
         window = Window(0, top, source.width, min(step, source.height - top))
         values = source.read(bands, window=window)
-        known = source.read_masks(bands, window=window).any(axis=0)
+        known = np.ones(values.shape[1:], bool)
+        if masked:
+            known &= source.read_masks(bands, window=window).any(axis=0)
         for band in alpha:
             known &= source.read(band, window=window) > 0
         if "MINISWHITE" in tags and kind.startswith("uint"):
             values = most - values
-        if palette is None:
-            known &= np.isfinite(values).all(axis=0) & ((kind == "uint8") | values.any(axis=0))
-            strip = [_to_8_bits(value, most, levels) for value in values]
-        else:
+        if palette is not None:
             known &= palette[values[0], 3] > 0
             strip = palette[values[0], :3].transpose(2, 0, 1)
-        for channel, colour in enumerate(strip if len(strip) == 3 else 3 * list(strip)):
-            pixels[top : top + step, :, channel] = np.where(known, colour, 0)
+        else:
+            if kind != "uint8":
+                known &= values.any(axis=0)
+            if kind.startswith("float"):
+                known &= np.isfinite(values).all(axis=0)
+            strip = np.stack([_to_8_bits(value, most, levels or LEVELS) for value in values])
+        if not known.all():
+            strip[:, ~known] = 0
+        pixels[top : top + step] = np.moveaxis(strip, 0, -1)
     return pixels
 
 
-def _to_8_bits(values: np.ndarray, most: int, levels: Sequence[float] | None) -> np.ndarray:
+def _to_8_bits(values: np.ndarray, most: int, levels: Sequence[float]) -> np.ndarray:
     """Return values as colours: up to 8 bits from 0 to 255, others from `levels` as 1 to 255."""
     if values.dtype == np.uint8:
         return values if most == 255 else values * (255 // most)
-    return np.interp(np.nan_to_num(values), levels or LEVELS, (1, 255)).round().astype(np.uint8)
+    if values.dtype == np.uint16:  # looked up, which is faster
+        return _to_8_bits(np.arange(2**16), most, levels)[values]
+    return np.interp(np.nan_to_num(values), levels, (1, 255)).round().astype(np.uint8)
 
 
 def _advice_on_levels(source: rasterio.DatasetReader, bands: Sequence[int]) -> str:
@@ -872,7 +879,7 @@ def classify_image(
     Raises:
         ValueError: The image cannot be read or is smaller than a tile; or the stride is impossible.
     """
-    check_settings(1, 0, stride, levels)
+    check_settings(stride=stride, levels=levels)
     if isinstance(image, (str, Path)):
         image = read_image(image, levels)
         for caution in image.cautions:

@@ -722,7 +722,7 @@ def test_two_dask_workers_make_the_same_maps_as_one_process(tmp_path, model):
     tables = classify_folder(tmp_path / "model.keras", tmp_path)
     assert len(tables) == 5
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match="nothing holds no TIFF scene"):
+    with pytest.raises(ValueError, match="nothing holds no TIFF or JPEG 2000 scene"):
         classify_folder(tmp_path / "model.keras", tmp_path / "nothing")
     with pytest.raises(ValueError, match="LEVELS must be two numbers"):
         classify_folder(tmp_path / "model.keras", tmp_path, levels=(3750, 1000))
