@@ -1036,16 +1036,15 @@ def plot_land_cover(
         title: Stands above.
         cautions: Why not to trust the map; they stand above it, too.
     """
-    codes = table.assign(code=table["label"].map({name: code for code, name in enumerate(CLASSES)}))
-    code, probability = (
-        codes.pivot(index="top", columns="left", values=name) for name in ("code", "probability")
-    )
     x = np.r_[0, np.unique(table["left"] + table["width"])]
     y = np.r_[0, np.unique(table["top"] + table["height"])]
+    grid = len(y) - 1, len(x) - 1
+    code = table["label"].map({name: code for code, name in enumerate(CLASSES)})
+    code, probability = (values.to_numpy().reshape(grid) for values in (code, table["probability"]))
+    headings = [figure_text(title, 90), *(fill(f"Careful: {text}.", 100) for text in cautions)]
     proportion = np.clip(y[-1] / x[-1], 0.3, 3)  # of what is drawn; a very long image is squeezed
-    figure, axes = plt.subplots(
-        1, 3, figsize=(12, 3.6 * proportion + 2), layout="compressed", sharey=True
-    )
+    size = 12, 3.6 * proportion + 2.1 + 0.3 * len(headings)  # inches
+    figure, axes = plt.subplots(1, 3, figsize=size, layout="compressed", sharey=True)
     step = -(-max(image.shape) // 1000)
     small = np.asarray(Image.fromarray(image).reduce(step)) if step > 1 else image
     grey = np.repeat(0.6 + small.mean(axis=-1, keepdims=True) / 640, 3, axis=-1)
@@ -1057,40 +1056,32 @@ def plot_land_cover(
         axis.grid(False)
     axes[0].set_ylabel("pixels")
     colours = ListedColormap(list(CLASS_COLOURS.values()))
-    axes[1].pcolormesh(
-        x, y, code, cmap=colours, vmin=-0.5, vmax=len(CLASSES) - 0.5, alpha=MAP_ALPHA
-    )
+    style = {"cmap": colours, "vmin": -0.5, "vmax": len(CLASSES) - 0.5, "alpha": MAP_ALPHA}
+    axes[1].pcolormesh(x, y, code, **style)
     mesh = axes[2].pcolormesh(x, y, 100 * probability, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(mesh, cax=axes[2].inset_axes([1.04, 0, 0.05, 1]), label="%")
     handles = [
         Patch(fc=CLASS_COLOURS[name], alpha=MAP_ALPHA, label=f"{name} {share:.1%}")
         for name, share in area_shares(table).items()
     ]
-    if table.get("unusual", pd.Series(False)).any():
+    if "unusual" in table and table["unusual"].any():
         handles.append(_hatch_unusual(axes[1], x, y, table))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=5,
-        frameon=False,
-        title="share of the area",
-    )
-    headings = [figure_text(title, 90), *(fill(f"Careful: {text}.", 100) for text in cautions)]
-    figure.suptitle(
-        "\n".join(filter(None, headings)),
-        parse_math=False,
-        color="#a50026" if cautions else "black",
-    )
+    place = {"loc": "outside lower center", "ncols": 5, "frameon": False}
+    figure.legend(handles=handles, title="share of the area", **place)
+    style = {"parse_math": False, "color": "#a50026" if cautions else "black"}
+    figure.suptitle("\n".join(filter(None, headings)), **style)
     return figure
 
 
 def _hatch_unusual(axis: Axes, x: np.ndarray, y: np.ndarray, table: pd.DataFrame) -> Patch:
     """Grey and hatch the tiles with unusual colours; return what stands for them in the legend."""
-    unusual = table.pivot(index="top", columns="left", values="unusual").to_numpy(float)
+    unusual = table["unusual"].to_numpy(float).reshape(len(y) - 1, len(x) - 1)
     masked = np.ma.masked_equal(unusual, 0)
     axis.pcolormesh(x, y, masked, cmap=ListedColormap(["#dddddd"]), alpha=0.75)
     axis.pcolor(
         x, y, masked, cmap=ListedColormap(["none"]), hatch="////", edgecolor="#555555", linewidth=0
     )
     style = {"fc": "#dddddd", "ec": "#555555", "hatch": "////", "linewidth": 0}
-    return Patch(**style, label=f"unusual colours {table['unusual'].mean():.1%} of tiles")
+    area = table["height"] * table["width"]
+    share = area[table["unusual"]].sum() / area[table["label"] != NO_DATA].sum()
+    return Patch(**style, label=f"unusual colours {share:.1%}")

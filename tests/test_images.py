@@ -1,5 +1,6 @@
 """Images of any size and kind: how they are read, cut and mapped, and why some cannot be."""
 
+import errno
 import json
 import os
 import subprocess
@@ -592,6 +593,20 @@ def test_map_has_no_class_where_there_are_no_data(tmp_path, model):
         assert file.read(1).tolist() == [[2, 0]]
     with rasterio.open(tmp_path / "a_probability.tif") as file:
         assert np.isnan(file.read(1)).tolist() == [[False, True]]
+
+
+def test_full_disk_is_said_and_leaves_no_half_a_map(tmp_path, model, monkeypatch):
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    picture = Picture(make_scene([[1, 5]]), "scene.tif", UTM["crs"], UTM["transform"])
+    table = classify_image(model, picture)
+    monkeypatch.setattr(Path, "write_bytes", no_space)
+    with pytest.raises(
+        OSError, match=r"scene_land_cover\.tif could not be written .*No space left"
+    ):
+        write_land_cover(tmp_path / "scene_land_cover.tif", table, picture, 64)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unusual_colours_are_further_away_than_training_tiles_are():
