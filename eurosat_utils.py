@@ -603,7 +603,7 @@ def list_images(images: str | Path | Sequence[str | Path] | None) -> list[Path]:
 
 
 def output_name(images: str | Path | Sequence[str | Path]) -> str:
-    """Return a name for what is made of files: that of the first, and a digest of where they are."""
+    """Return a name for what is made of files: the first one's, and a digest of where they are."""
     images = images if isinstance(images, (list, tuple)) else [images]
     paths = [path_setting("IMAGES", image).resolve() for image in images]
     name = shown_name(paths[0].name).replace("\\", "_")[:40].strip(". ")
