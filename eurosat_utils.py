@@ -1125,7 +1125,7 @@ def plot_tiles(
     for index, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
         axis.imshow(image)
         axis.set(xticks=[], yticks=[])
-        axis.set_title(title, fontsize=8, pad=3, parse_math=False)
+        axis.set_title(title, fontsize=8, pad=5, parse_math=False)
         axis.spines[:].set_visible(correct is not None)
         if correct is not None:
             color, style = ("#0072B2", "-") if correct[index] else ("#E69F00", (0, (1.5, 0.8)))
@@ -1237,10 +1237,17 @@ class Picture(NamedTuple):
     cautions: tuple[str, ...] = ()
 
 
-def end_notebook(reason: str) -> None:
-    """Say why the cells below are not run, and end there without an error."""
-    print(reason)
-    raise SystemExit
+class EndOfNotebook(Exception):
+    """Raised to leave out the cells below: Jupyter shows its text, papermill sees no fault."""
+
+    def __str__(self) -> str:  # papermill looks for a SystemExit without a text
+        return ""
+
+    def _render_traceback_(self) -> list[str]:  # Jupyter asks for this
+        return [str(argument) for argument in self.args]
+
+
+EndOfNotebook.__name__ = "SystemExit"
 
 
 def shown_name(path: str | Path) -> str:
@@ -1279,7 +1286,7 @@ def list_images(images: str | Path | Sequence[str | Path] | None) -> list[Path]:
 
 
 def output_name(images: str | Path | Sequence[str | Path]) -> str:
-    """Return a name for what is made of files: that of the first, and a digest of all paths."""
+    """Return a name for what is made of files: the first one's, and a digest of where they are."""
     images = images if isinstance(images, (list, tuple)) else [images]
     paths = [path_setting("IMAGES", image).resolve() for image in images]
     name = shown_name(paths[0].name).replace("\\", "_")[:40].strip(". ")
@@ -1299,12 +1306,10 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def check_settings(samples: int, seed: int, stride: int, levels: Sequence[float] | None) -> None:
-    """Check settings of Inference.ipynb before any work.
-
-    Raises:
-        ValueError: One of them is impossible; says which.
-    """
+def check_settings(
+    samples: int = 1, seed: int = 0, stride: int = TILE_SIZE, levels: Sequence[float] | None = None
+) -> None:
+    """Raise a ValueError that names the setting of Inference.ipynb that cannot work, if any."""
     for name, value, least, most in (
         ("SAMPLES", samples, 1, 400),
         ("SEED", seed, 0, 2**32 - 1),
@@ -1365,9 +1370,10 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
     picture = Picture(pixels, shown_name(path.name), crs, transform)
     cautions = [f"the mask {path.name}.msk is not of this image: not used"] if stale else []
     if crs:
-        width, height = pixel_metres(picture)
-        if max(abs(width - 10), abs(height - 10)) > 2:
-            cautions.append(f"pixels of {width:.3g} x {height:.3g} m, trained on 10 m")
+        metres = pixel_metres(picture)
+        if max(abs(size - 10) for size in metres) > 2:
+            found = " x ".join(f"{float(f'{size:.2g}'):g}" for size in metres)
+            cautions.append(f"pixels of {found} m, the network knows only those of 10 m")
     return picture._replace(cautions=tuple(cautions))
 
 
@@ -1450,32 +1456,39 @@ def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | 
     pixels = np.zeros((*source.shape, 3), np.uint8)
     block = source.block_shapes[0][0]
     step = min(max(block, 256 // block * block), 2048)
+    masked = any(flags != [MaskFlags.all_valid] for flags in source.mask_flag_enums)
     for top in range(0, source.height, step):
         window = Window(0, top, source.width, min(step, source.height - top))
         values = source.read(bands, window=window)
-        known = source.read_masks(bands, window=window).any(axis=0)
+        known = np.ones(values.shape[1:], bool)
+        if masked:
+            known &= source.read_masks(bands, window=window).any(axis=0)
         for band in alpha:
             known &= source.read(band, window=window) > 0
-        if palette is None:
-            known &= np.isfinite(values).all(axis=0) & ((kind == "uint8") | values.any(axis=0))
-            strip = [_to_8_bits(value, most, "MINISWHITE" in tags, levels) for value in values]
-        else:
+        if "MINISWHITE" in tags and kind.startswith("uint"):
+            values = most - values
+        if palette is not None:
             known &= palette[values[0], 3] > 0
             strip = palette[values[0], :3].transpose(2, 0, 1)
-        for channel, colour in enumerate(strip if len(strip) == 3 else 3 * list(strip)):
-            pixels[top : top + step, :, channel] = np.where(known, colour, 0)
+        else:
+            if kind != "uint8":
+                known &= values.any(axis=0)
+            if kind.startswith("float"):
+                known &= np.isfinite(values).all(axis=0)
+            strip = np.stack([_to_8_bits(value, most, levels or LEVELS) for value in values])
+        if not known.all():
+            strip[:, ~known] = 0
+        pixels[top : top + step] = np.moveaxis(strip, 0, -1)
     return pixels
 
 
-def _to_8_bits(
-    values: np.ndarray, most: int, white_is_zero: bool, levels: Sequence[float] | None
-) -> np.ndarray:
+def _to_8_bits(values: np.ndarray, most: int, levels: Sequence[float]) -> np.ndarray:
     """Return values as colours: up to 8 bits from 0 to 255, others from `levels` as 1 to 255."""
-    if white_is_zero and values.dtype.kind == "u":
-        values = most - values
     if values.dtype == np.uint8:
         return values if most == 255 else values * (255 // most)
-    return np.interp(np.nan_to_num(values), levels or LEVELS, (1, 255)).round().astype(np.uint8)
+    if values.dtype == np.uint16:  # looked up, which is faster
+        return _to_8_bits(np.arange(2**16), most, levels)[values]
+    return np.interp(np.nan_to_num(values), levels, (1, 255)).round().astype(np.uint8)
 
 
 def _advice_on_levels(source: rasterio.DatasetReader, bands: Sequence[int]) -> str:
@@ -1549,7 +1562,7 @@ def classify_image(
     Raises:
         ValueError: The image cannot be read or is smaller than a tile; or the stride is impossible.
     """
-    check_settings(1, 0, stride, levels)
+    check_settings(stride=stride, levels=levels)
     if isinstance(image, (str, Path)):
         image = read_image(image, levels)
         for caution in image.cautions:
@@ -1707,16 +1720,15 @@ def plot_land_cover(
         title: Stands above.
         cautions: Why not to trust the map; they stand above it, too.
     """
-    codes = table.assign(code=table["label"].map({name: code for code, name in enumerate(CLASSES)}))
-    code, probability = (
-        codes.pivot(index="top", columns="left", values=name) for name in ("code", "probability")
-    )
     x = np.r_[0, np.unique(table["left"] + table["width"])]
     y = np.r_[0, np.unique(table["top"] + table["height"])]
+    grid = len(y) - 1, len(x) - 1
+    code = table["label"].map({name: code for code, name in enumerate(CLASSES)})
+    code, probability = (values.to_numpy().reshape(grid) for values in (code, table["probability"]))
+    headings = [figure_text(title, 90), *(fill(f"Careful: {text}.", 100) for text in cautions)]
     proportion = np.clip(y[-1] / x[-1], 0.3, 3)  # of what is drawn; a very long image is squeezed
-    figure, axes = plt.subplots(
-        1, 3, figsize=(12, 3.6 * proportion + 2), layout="compressed", sharey=True
-    )
+    size = 12, 3.6 * proportion + 2.1 + 0.3 * len(headings)  # inches
+    figure, axes = plt.subplots(1, 3, figsize=size, layout="compressed", sharey=True)
     step = -(-max(image.shape) // 1000)
     small = np.asarray(Image.fromarray(image).reduce(step)) if step > 1 else image
     grey = np.repeat(0.6 + small.mean(axis=-1, keepdims=True) / 640, 3, axis=-1)
@@ -1728,40 +1740,32 @@ def plot_land_cover(
         axis.grid(False)
     axes[0].set_ylabel("pixels")
     colours = ListedColormap(list(CLASS_COLOURS.values()))
-    axes[1].pcolormesh(
-        x, y, code, cmap=colours, vmin=-0.5, vmax=len(CLASSES) - 0.5, alpha=MAP_ALPHA
-    )
+    style = {"cmap": colours, "vmin": -0.5, "vmax": len(CLASSES) - 0.5, "alpha": MAP_ALPHA}
+    axes[1].pcolormesh(x, y, code, **style)
     mesh = axes[2].pcolormesh(x, y, 100 * probability, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(mesh, cax=axes[2].inset_axes([1.04, 0, 0.05, 1]), label="%")
     handles = [
         Patch(fc=CLASS_COLOURS[name], alpha=MAP_ALPHA, label=f"{name} {share:.1%}")
         for name, share in area_shares(table).items()
     ]
-    if table.get("unusual", pd.Series(False)).any():
+    if "unusual" in table and table["unusual"].any():
         handles.append(_hatch_unusual(axes[1], x, y, table))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=5,
-        frameon=False,
-        title="share of the area",
-    )
-    headings = [figure_text(title, 90), *(fill(f"Careful: {text}.", 100) for text in cautions)]
-    figure.suptitle(
-        "\n".join(filter(None, headings)),
-        parse_math=False,
-        color="#a50026" if cautions else "black",
-    )
+    place = {"loc": "outside lower center", "ncols": 5, "frameon": False}
+    figure.legend(handles=handles, title="share of the area", **place)
+    style = {"parse_math": False, "color": "#a50026" if cautions else "black"}
+    figure.suptitle("\n".join(filter(None, headings)), **style)
     return figure
 
 
 def _hatch_unusual(axis: Axes, x: np.ndarray, y: np.ndarray, table: pd.DataFrame) -> Patch:
     """Grey and hatch the tiles with unusual colours; return what stands for them in the legend."""
-    unusual = table.pivot(index="top", columns="left", values="unusual").to_numpy(float)
+    unusual = table["unusual"].to_numpy(float).reshape(len(y) - 1, len(x) - 1)
     masked = np.ma.masked_equal(unusual, 0)
     axis.pcolormesh(x, y, masked, cmap=ListedColormap(["#dddddd"]), alpha=0.75)
     axis.pcolor(
         x, y, masked, cmap=ListedColormap(["none"]), hatch="////", edgecolor="#555555", linewidth=0
     )
     style = {"fc": "#dddddd", "ec": "#555555", "hatch": "////", "linewidth": 0}
-    return Patch(**style, label=f"unusual colours {table['unusual'].mean():.1%} of tiles")
+    area = table["height"] * table["width"]
+    share = area[table["unusual"]].sum() / area[table["label"] != NO_DATA].sum()
+    return Patch(**style, label=f"unusual colours {share:.1%}")

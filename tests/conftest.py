@@ -61,14 +61,29 @@ def ordinary_user():
 def run_notebook(name, folder, **parameters):
     """Run a notebook of the repository with parameters; return it with its outputs."""
     return papermill.execute_notebook(
-        REPOSITORY / name, folder / name, parameters, cwd=REPOSITORY, kernel_name="python3", progress_bar=False
+        REPOSITORY / name,
+        folder / name,
+        parameters,
+        cwd=REPOSITORY,
+        kernel_name="python3",
+        progress_bar=False,
     )
 
 
 def kill_notebook(name, folder, until, **parameters):
     """Start a notebook and kill it, kernel included, as soon as `until()` is true."""
-    command = [sys.executable, "-m", "papermill", name, str(folder / name), "-y", json.dumps(parameters)]
-    process = psutil.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        name,
+        str(folder / name),
+        "-y",
+        json.dumps(parameters),
+    ]
+    process = psutil.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while process.poll() is None and not until():
         time.sleep(0.05)
     if process.is_running():
@@ -84,7 +99,9 @@ def weights(tmp_path_factory):
     import keras
 
     path = tmp_path_factory.mktemp("weights") / "random.weights.h5"
-    keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(path)
+    keras.applications.ResNet50(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    ).save_weights(path)
     return path
 
 
@@ -98,16 +115,33 @@ def run(tmp_path_factory, weights):
         "MODEL_PATH": str(folder / "models" / "model.keras"),
         "RESULTS_DIR": str(folder / "results"),
     }
-    settings = {"IMAGE_SIZES": [32, 32, 40], "BATCH_SIZE": 16, "HEAD_EPOCHS": 2, "WEIGHTS": str(weights), **paths}
+    settings = {
+        "IMAGE_SIZES": [32, 32, 40],
+        "BATCH_SIZE": 16,
+        "HEAD_EPOCHS": 2,
+        "WEIGHTS": str(weights),
+        **paths,
+    }
     checkpoints = folder / "models" / "checkpoints"
 
     def second_epoch_is_being_saved():
-        lines = [line for log in checkpoints.glob("*/fine-tuning.csv") for line in log.read_text().splitlines()]
+        lines = [
+            line
+            for log in checkpoints.glob("*/fine-tuning.csv")
+            for line in log.read_text().splitlines()
+        ]
         return len(lines) == 3 and any(checkpoints.glob("*/.*.backup.weights.h5"))
 
     kill_notebook("Training.ipynb", folder, second_epoch_is_being_saved, **settings)
     assert len(list(checkpoints.glob("*/.*.backup.weights.h5"))) == 1  # half-written
     training = run_notebook("Training.ipynb", folder, **settings)
     make_own_images(folder / "my images")
-    inference = run_notebook("Inference.ipynb", folder, IMAGES=str(folder / "my images"), STRIDE=32, **paths)
-    return {"results": folder / "results", "training": training, "inference": inference, "paths": paths}
+    inference = run_notebook(
+        "Inference.ipynb", folder, IMAGES=str(folder / "my images"), STRIDE=32, **paths
+    )
+    return {
+        "results": folder / "results",
+        "training": training,
+        "inference": inference,
+        "paths": paths,
+    }

@@ -14,7 +14,7 @@ from eurosat_utils import (
     CLASSES,
     TILE_SIZE,
     classify_image,
-    open_image,
+    read_image,
     split_tiles,
     wilson_interval,
 )
@@ -102,9 +102,8 @@ def test_any_image_is_read_as_pillow_reads_it(tmp_path, height, width, mode, suf
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     image = Image.fromarray(pixels).convert(mode)
     image.save(tmp_path / f"image.{suffix}")
-    with open_image(tmp_path / f"image.{suffix}") as (shape, read):
-        assert shape == (height, width)
-        np.testing.assert_array_equal(read(), np.asarray(image.convert("RGB")))
+    read = read_image(tmp_path / f"image.{suffix}").pixels
+    np.testing.assert_array_equal(read, np.asarray(image.convert("RGB")))
 
 
 @thoroughly
@@ -121,10 +120,6 @@ def test_any_damaged_image_is_read_or_refused_with_its_name(tmp_path, suffix, ch
         content[place % len(content)] = value
     path.write_bytes(content[: end % (2 * len(content))])
     try:
-        with open_image(path) as (shape, read):
-            assert max(shape) > 5_000 or read().shape == (
-                *shape,
-                3,
-            )  # the header may have become a huge size
+        assert read_image(path).pixels.dtype == np.uint8
     except ValueError as error:
         assert str(path) in str(error)
