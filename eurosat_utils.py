@@ -646,12 +646,12 @@ class Progress(keras.callbacks.Callback):
 
     def on_predict_end(self, logs=None) -> None:  # noqa: D102
         seconds = time.perf_counter() - self._start
-        self._show(f"{self.tiles:,} tiles in {minutes(seconds)}")
+        self._show(f"{self.tiles:,} tiles in {minutes(seconds)}", end="\n")
 
-    def _show(self, text: str) -> None:
+    def _show(self, text: str, end: str = "") -> None:
         line = f"{self.what}: {text}"
         if get_ipython() is None:
-            print(f"\r{line:<79}", end="", flush=True)
+            print(f"\r{line:<79}", end=end, flush=True)
         elif self._line is None:
             self._line = display.display({"text/plain": line}, raw=True, display_id=True)
         else:

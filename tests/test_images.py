@@ -476,27 +476,6 @@ def test_memory_of_gdal_is_given_in_bytes():
     assert 64e6 < eurosat_utils.GDAL_OPTIONS["GDAL_CACHEMAX"] < 1e9
 
 
-@pytest.mark.parametrize("kind", ["jp2", "tiled.tif"])
-def test_reading_in_strips_costs_no_more_than_reading_at_once(tmp_path, kind):
-    image = np.random.default_rng(0).integers(1, 2750, (1024, 1024, 3), np.uint16)
-    options = {"driver": "JP2OpenJPEG"} if kind == "jp2" else {"tiled": True, "compress": "deflate"}
-    size = 512 if kind == "jp2" else 256
-    path = write_image(tmp_path / kind, image, blockxsize=size, blockysize=size, **options)
-
-    def at_once():
-        with rasterio.open(path) as source:
-            return source.read()
-
-    def seconds(function):
-        start = time.process_time()
-        function()
-        return time.process_time() - start
-
-    at_once()
-    ratio = min(seconds(lambda: read_image(path)) / seconds(at_once) for _ in range(3))
-    assert ratio < 2.5  # decoding blocks again for each strip took 4 to 50 times as long
-
-
 # ---------------------------------------------------------------- maps
 
 
