@@ -1,4 +1,4 @@
-"""Synthetic EuroSAT: ten visibly different classes, and both notebooks run once on them."""
+"""What several tests need: drawn tiles, own images, random weights, notebooks that are run."""
 
 import json
 import os
@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import matplotlib as mpl
-import nbformat
 import numpy as np
 import papermill
 import psutil
@@ -48,7 +47,7 @@ def make_own_images(folder):
 
 
 def ordinary_user():
-    """Return how a command begins that may not read and write everything, as root otherwise does."""
+    """Return how a command begins that may not read and write everything, as root may."""
     if os.name == "nt":
         pytest.skip("Windows has other permissions")
     if os.geteuid() != 0:
@@ -103,45 +102,3 @@ def weights(tmp_path_factory):
         include_top=False, weights=None, input_shape=(32, 32, 3)
     ).save_weights(path)
     return path
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory, weights):
-    """Both notebooks on synthetic tiles, from random weights, at the smallest sizes; killed once while saving."""
-    folder = tmp_path_factory.mktemp("run")
-    make_tiles(folder / "data" / "EuroSAT_RGB")
-    paths = {
-        "DATA_DIR": str(folder / "data"),
-        "MODEL_PATH": str(folder / "models" / "model.keras"),
-        "RESULTS_DIR": str(folder / "results"),
-    }
-    settings = {
-        "IMAGE_SIZES": [32, 32, 40],
-        "BATCH_SIZE": 16,
-        "HEAD_EPOCHS": 2,
-        "WEIGHTS": str(weights),
-        **paths,
-    }
-    checkpoints = folder / "models" / "checkpoints"
-
-    def second_epoch_is_being_saved():
-        lines = [
-            line
-            for log in checkpoints.glob("*/fine-tuning.csv")
-            for line in log.read_text().splitlines()
-        ]
-        return len(lines) == 3 and any(checkpoints.glob("*/.*.backup.weights.h5"))
-
-    kill_notebook("Training.ipynb", folder, second_epoch_is_being_saved, **settings)
-    assert len(list(checkpoints.glob("*/.*.backup.weights.h5"))) == 1  # half-written
-    training = run_notebook("Training.ipynb", folder, **settings)
-    make_own_images(folder / "my images")
-    inference = run_notebook(
-        "Inference.ipynb", folder, IMAGES=str(folder / "my images"), STRIDE=32, **paths
-    )
-    return {
-        "results": folder / "results",
-        "training": training,
-        "inference": inference,
-        "paths": paths,
-    }

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import keras
 import nbformat
@@ -210,3 +209,78 @@ def test_training_cells_may_be_run_again_and_repeat_the_result(tmp_path, setting
         assert list(answers["file"]) == list(predictions["file"])
         # also equal to those of the run that was killed and resumed
         np.testing.assert_allclose(answers[list(CLASSES)], predictions[list(CLASSES)], atol=5e-3)
+
+
+# ---------------------------------------------------------------- Inference.ipynb
+
+
+@pytest.fixture(scope="session")
+def inference(settings, training):
+    """Inference.ipynb on the test tiles: each cell twice, then all of them again."""
+    notebook = repeat_cells("Inference.ipynb", settings["folder"])
+    return run_notebook(notebook, settings["folder"], **settings["paths"])
+
+
+def test_inference_is_quiet_and_its_figures_are_whole(inference, results):
+    assert_quiet(inference, figures=4)
+    for name in ("inference", "inference_gradcam", "inference_interval", "mosaic"):
+        with Image.open(results / f"{name}.png") as image:
+            image.verify()
+
+
+def test_inference_cells_may_be_run_again(inference, results):
+    for name in ("inference.csv", "mosaic.csv", "inference_accuracy.csv"):
+        tables = [pd.read_csv(folder / name) for folder in (results.parent / "before", results)]
+        pd.testing.assert_frame_equal(*tables)
+
+
+def test_samples_are_test_tiles_of_all_classes(inference, results):
+    samples = pd.read_csv(results / "inference.csv")
+    split = pd.read_csv(results / "split.csv").set_index("file")["split"]
+    assert len(samples) == 20
+    assert set(split[samples["file"]]) == {"test"}
+    assert (samples["label"].value_counts() == 2).all()
+    assert (samples["correct"] == (samples["label"] == samples["predicted"])).all()
+
+
+def test_samples_stand_beside_the_whole_test_part(inference, results, record):
+    comparison = pd.read_csv(results / "inference_accuracy.csv")
+    assert list(comparison["of"]) == [20, 2 * TILES_PER_CLASS]
+    accuracy = record["metrics"]["accuracy"]
+    assert comparison["accuracy"].iloc[1] == pytest.approx(accuracy, abs=1e-4)
+
+
+def test_map_of_the_mosaic_agrees_with_the_tiles_one_by_one(inference, results, predictions):
+    mosaic = pd.read_csv(results / "mosaic.csv")
+    by_file = predictions.set_index("file").loc[mosaic["file"]]
+    assert len(mosaic) == 16  # the largest square with at most 20 tiles
+    assert list(mosaic["label"]) == list(by_file["predicted"])
+    assert list(mosaic["truth"]) == list(by_file["label"])
+    np.testing.assert_allclose(mosaic["probability"], by_file[list(CLASSES)].max(axis=1), atol=2e-4)
+    assert "16 answers agree" in outputs(inference)
+
+
+def test_own_images_need_no_data_set_and_bad_ones_are_listed(settings, training, tmp_path, results):
+    make_own_images(tmp_path / "my images")
+    before = {path: path.stat().st_mtime_ns for path in results.glob("*.*")}
+    paths = settings["paths"] | {"DATA_DIR": str(tmp_path / "nothing.zip")}
+    images = {"IMAGES": str(tmp_path / "my images"), "STRIDE": 32}
+    notebook = run_notebook("Inference.ipynb", tmp_path, **paths | images)
+    text = outputs(notebook)
+    (folder,) = (results / "own_images").glob("my images-*")
+    overview = pd.read_csv(folder / "overview.csv").set_index("image")
+    assert list(overview.index) == ["scene.png", "tile.tif"]
+    assert overview.loc["scene.png", ["width", "height", "tiles"]].tolist() == [160, 100, 4 * 3]
+    assert {path.name for path in folder.iterdir()} == {
+        "overview.csv", "tiles.png", "scene.png_map.png", "scene.png_tiles.csv",
+    }  # fmt: skip
+    assert "2 of 6 images classified; saved in" in text
+    for line in (
+        r"black.png: no data, \(nearly\) all pixels are black or transparent",
+        "small.png: 63x64 pixels, smaller than a tile of 64x64",
+        "text.jpg: not a readable JPEG, PNG, TIFF or JPEG 2000 image",
+        "truncated.png: damaged or incomplete",
+    ):
+        assert re.search(line, text)
+    assert "notes.txt" not in text
+    assert before == {path: path.stat().st_mtime_ns for path in results.glob("*.*")}
