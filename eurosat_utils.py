@@ -46,7 +46,7 @@ from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 from scipy.special import softmax
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, log_loss
+from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
 # Start-up notes would fill every notebook; TensorFlow writes its own past Python and log levels.
@@ -755,8 +755,8 @@ def training_settings(namespace: Mapping) -> dict:
             problems.append(str(error))
     if problems:
         raise ValueError("Please change these settings.\n  " + "\n  ".join(problems))
-    for folder in (Path(settings["MODEL_PATH"]).parent, Path(settings["RESULTS_DIR"])):
-        folder = folder.expanduser()
+    model_path, results = (path_setting(k, settings[k]) for k in ("MODEL_PATH", "RESULTS_DIR"))
+    for folder in (model_path.parent, results):
         try:  # found out now, not after the training
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
@@ -1054,11 +1054,6 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
         return log_loss(labels, calibrated, labels=range(len(CLASSES)))
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log([0.1, 10]), method="bounded").x))
-
-
-def confusion_percent(labels: Sequence[str], predicted: Sequence[str]) -> np.ndarray:
-    """Return how many percent of each class `(10, 10)`, rows, were taken for which, columns."""
-    return 100 * confusion_matrix(labels, predicted, labels=CLASSES, normalize="true")
 
 
 def calibration_bins(

@@ -15,7 +15,7 @@ from conftest import REPOSITORY, ordinary_user
 from scipy.special import softmax
 
 import eurosat_utils as eu
-from eurosat_utils import CLASSES, SETTINGS, Progress, RiseAndFall, Run
+from eurosat_utils import SETTINGS, Progress, RiseAndFall, Run
 
 layers = keras.layers
 
@@ -389,13 +389,6 @@ def test_calibration_bins_count_every_tile():
     assert bins["tiles"].tolist() == [2, 2]
     assert bins["accuracy"].tolist() == [0.5, 1]
     assert error == pytest.approx(0.5 * 0.1)
-
-
-def test_confusions_are_shares_of_the_true_class():
-    shares = eu.confusion_percent(CLASSES[:1] * 2 + CLASSES[1:2], CLASSES[:1] + CLASSES[1:2] * 2)
-    assert shares.shape == (len(CLASSES), len(CLASSES))
-    assert shares[0, :2].tolist() == [50, 50]
-    assert shares[1, 1] == 100
 
 
 def test_nothing_is_left_of_a_backup_that_is_deleted(settings, batch, tmp_path):

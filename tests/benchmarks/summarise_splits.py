@@ -1,4 +1,4 @@
-"""Write results/splits.csv from the records of runs on several splits, and results/distance.csv.
+"""Write splits.csv, elsewhere.csv and distance.csv from the records of runs on several splits.
 
     python tests/benchmarks/summarise_splits.py RUN_FOLDER ... [--coordinates CSV]
 
@@ -18,9 +18,9 @@ from sklearn.neighbors import BallTree
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 sys.path.insert(0, str(RESULTS.parent))
 
-from eurosat_utils import save_table, wilson_interval  # noqa: E402
+from eurosat_utils import CLASSES, save_table, wilson_interval  # noqa: E402
 
-DEFAULT = [96, 96, 96, 96, 128, 128]
+DEFAULT = 6 * [96] + [128]
 
 
 def summary(folder):
@@ -65,11 +65,23 @@ def by_distance(folder, coordinates):
     return table.drop(columns="right").reset_index(names="nearest training tile")
 
 
+def confusions():
+    """Return how many test tiles of each class got which answer, here and there."""
+    places = {"regions it knows": RESULTS, "unseen countries": RESULTS / "longitude"}
+    columns = {}
+    for place, folder in places.items():
+        test = pd.read_csv(folder / "test_predictions.csv")
+        matrix = pd.crosstab(test["label"], test["predicted"])
+        columns[place] = matrix.reindex(index=CLASSES, columns=CLASSES, fill_value=0).stack()
+    return pd.DataFrame(columns).reset_index(names=["label", "predicted"])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--coordinates")
     arguments = parser.parse_args()
     save_table(pd.DataFrame(map(summary, arguments.folders)), RESULTS / "splits.csv")
+    save_table(confusions(), RESULTS / "elsewhere.csv")
     if arguments.coordinates:
         save_table(by_distance(RESULTS, arguments.coordinates), RESULTS / "distance.csv")
