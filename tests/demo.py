@@ -34,7 +34,7 @@ RUNS = {
 PLACES = {
     "Training.ipynb": "training, step by step",
     "Inference.ipynb": "what the trained network answers, and a map of the landscape",
-    "results": "figures and tables; in own_images the map as picture, table and GeoTIFF",
+    "results": "figures and tables, those of the landscape in own_images",
     "model.keras": "the trained network",
     "data": "the drawn tiles, in ten folders",
     "landscape.tif": "the drawn landscape that was mapped",
@@ -74,13 +74,15 @@ def main():
         try:
             papermill.execute_notebook(page(name), folder / name, SETTINGS | settings, **options)
         except Exception as error:  # of the notebook, of the kernel, of the disk
-            reason = f"{getattr(error, 'ename', type(error).__name__)}: "
-            reason += str(getattr(error, "evalue", error)).strip()
-            sys.exit(f"{name} could not be run to its end ({reason}). See {folder / name}.")
+            reason = str(getattr(error, "evalue", error)).strip() or type(error).__name__
+            reason = reason.splitlines()[0][:300]
+            sys.exit(f"demo/{name}, where all is written down, stopped before its end: {reason}")
     print(f"\nDone in {time.perf_counter() - start:.0f} s. These tiles are drawn, not EuroSAT.")
     for place, what in PLACES.items():
         print(f"  {Path('demo', place)!s:22}  {what}")
-    print("Look at it: jupyter notebook demo/Training.ipynb")
+    for path in sorted(folder.glob("results/own_images/*/*land_cover.tif")):
+        print(f"The map, for QGIS and the like: {path.relative_to(REPOSITORY)}")
+    print("The pages: jupyter notebook demo/Training.ipynb")
 
 
 if __name__ == "__main__":
