@@ -594,6 +594,7 @@ def list_images(images: str | Path | Sequence[str | Path] | None) -> list[Path]:
         raise FileNotFoundError(f"IMAGES: {place} does not exist. Give an image or a folder.")
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     found = [path / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    found = [entry for entry in found if not entry.is_dir()]
     if not found:
         other = ", ".join(map(shown_name, names[:5]))
         holds = f"holds no image, only {other}" if names else "is empty"
@@ -639,13 +640,18 @@ def check_settings(
     check_levels(levels)
 
 
-def check_levels(levels: Sequence[float] | None) -> None:
-    """Raise a ValueError unless `levels` are None or two finite numbers, the first one smaller."""
+def check_levels(levels: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return levels as two numbers, or None for None.
+
+    Raises:
+        ValueError: They are not two finite numbers, the first one smaller.
+    """
+    if levels is None:
+        return None
     with suppress(TypeError, ValueError):
-        if levels is None or (
-            len(levels) == 2 and -np.inf < float(levels[0]) < float(levels[1]) < np.inf
-        ):
-            return
+        black, white = () if isinstance(levels, str) else map(float, levels)
+        if -np.inf < black < white < np.inf:
+            return black, white
     raise ValueError(f"LEVELS must be two numbers, the first one smaller, not {levels!r}.")
 
 
@@ -665,7 +671,7 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
     Raises:
         ValueError: The file cannot be read, is too large, needs levels or has other bands.
     """
-    check_levels(levels)
+    levels = check_levels(levels)
     path = Path(path)
     with _reasons(path), rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no coordinates; many pixels
@@ -686,11 +692,11 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
         pixels = np.asarray(Image.fromarray(pixels).transpose(TURNS[orientation]))
     picture = Picture(pixels, shown_name(path.name), crs, transform)
     cautions = [f"the mask {path.name}.msk is not of this image: not used"] if stale else []
-    if crs:
-        metres = pixel_metres(picture)
-        if max(abs(size - 10) for size in metres) > 2:
-            found = " x ".join(f"{float(f'{size:.2g}'):g}" for size in metres)
-            cautions.append(f"pixels of {found} m, the network knows only those of 10 m")
+    metres = pixel_metres(picture) if crs else (10, 10)
+    if not all(8 <= size <= 12 for size in metres):
+        found = " x ".join(f"{float(f'{size:.2g}'):g}" for size in metres)
+        found = "unknown size" if np.isnan(metres).any() else f"{found} m"
+        cautions.append(f"pixels of {found}, the network knows only those of 10 m")
     return picture._replace(cautions=tuple(cautions))
 
 
@@ -842,12 +848,19 @@ def coordinates(picture: Picture, columns: ArrayLike, rows: ArrayLike) -> np.nda
 
 
 def pixel_metres(picture: Picture) -> tuple[float, float]:
-    """Return the width and height of the middle pixel of a picture with coordinates, in m."""
+    """Return width and height, in m, of the middle pixel of a picture with coordinates.
+
+    They are NaN where its place on Earth cannot be computed.
+    """
     height, width = picture.pixels.shape[:2]
     x, y = coordinates(picture, width / 2 + np.array([0, 1, 0]), height / 2 + np.array([0, 0, 1]))
-    longitude, latitude = np.radians(rasterio.warp.transform(picture.crs, "EPSG:4326", x, y))
-    east = (longitude[1:] - longitude[0]) * np.cos(latitude[0])
-    return tuple((6_371_000 * np.hypot(east, latitude[1:] - latitude[0])).tolist())
+    try:
+        longitude, latitude = np.radians(rasterio.warp.transform(picture.crs, "EPSG:4326", x, y))
+    except Exception:  # GDAL raises many kinds
+        return np.nan, np.nan
+    east = (longitude[1:] - longitude[0] + np.pi) % (2 * np.pi) - np.pi
+    north = latitude[1:] - latitude[0]
+    return tuple((6_371_000 * np.hypot(east * np.cos(latitude[0]), north)).tolist())
 
 
 def tile_starts(size: int, stride: int = TILE_SIZE) -> np.ndarray:
