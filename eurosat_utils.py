@@ -453,6 +453,19 @@ def plot_tiles(
 # ---------------------------------------------------------------- a finished run
 
 
+class EndOfNotebook(Exception):
+    """Raised to leave out the cells below: Jupyter shows its text, papermill sees no fault."""
+
+    def __str__(self) -> str:  # papermill looks for a SystemExit without a text
+        return ""
+
+    def _render_traceback_(self) -> list[str]:  # Jupyter asks for this
+        return [str(argument) for argument in self.args]
+
+
+EndOfNotebook.__name__ = "SystemExit"
+
+
 def open_model(path: str | Path) -> keras.Model:
     """Load a model of Training.ipynb: `uint8` tiles `(n, 64, 64, 3)` in, probabilities `(n, 10)` out.
 
@@ -552,19 +565,6 @@ class Picture(NamedTuple):
     crs: rasterio.crs.CRS | None = None
     transform: rasterio.Affine | None = None
     cautions: tuple[str, ...] = ()
-
-
-class EndOfNotebook(Exception):
-    """Raised to leave out the cells below: Jupyter shows its text, papermill sees no fault."""
-
-    def __str__(self) -> str:  # papermill looks for a SystemExit without a text
-        return ""
-
-    def _render_traceback_(self) -> list[str]:  # Jupyter asks for this
-        return [str(argument) for argument in self.args]
-
-
-EndOfNotebook.__name__ = "SystemExit"
 
 
 def shown_name(path: str | Path) -> str:
@@ -758,51 +758,57 @@ def _decode_with_pillow(source: rasterio.DatasetReader, path: Path) -> tuple[np.
 
 def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | None) -> np.ndarray:
     """Return the pixels of any other image, read in strips of whole blocks."""
-    roles, kind = source.colorinterp, source.dtypes[0]
-    alpha = [band for band, role in enumerate(roles, 1) if role == ColorInterp.alpha]
-    bands = [band for band in source.indexes if band not in alpha]
-    if set(COLOUR_ROLES) <= set(roles):  # in whatever order, with others or without
-        bands = [roles.index(role) + 1 for role in COLOUR_ROLES]
-    if len(bands) not in (1, 3):
-        raise ValueError(f"{len(bands)} bands instead of 3 (red, green, blue) or 1 (grey, palette)")
+    bands, kind = _colour_bands(source), source.dtypes[0]
     if kind.startswith("complex"):
         raise ValueError("complex numbers, which are no colours")
-    palette = None
-    if roles[0] == ColorInterp.palette:
+    if levels is None and kind not in ("uint8", "uint16"):
+        raise ValueError(_advice_on_levels(source, bands))
+    pixels = np.empty((*source.shape, 3), np.uint8)
+    block = source.block_shapes[0][0]
+    step = min(max(block, 256 // block * block), 2048)
+    for top in range(0, source.height, step):
+        window = Window(0, top, source.width, min(step, source.height - top))
+        pixels[top : top + step] = _read_strip(source, bands, window, levels or LEVELS)
+    return pixels
+
+
+def _colour_bands(source: rasterio.DatasetReader) -> list[int]:
+    """Return which bands are red, green and blue, or the one that is grey or a palette's index."""
+    roles = source.colorinterp
+    if set(COLOUR_ROLES) <= set(roles):  # in whatever order, with others or without
+        return [roles.index(role) + 1 for role in COLOUR_ROLES]
+    bands = [band for band, role in enumerate(roles, 1) if role != ColorInterp.alpha]
+    if len(bands) not in (1, 3):
+        raise ValueError(f"{len(bands)} bands instead of 3 (red, green, blue) or 1 (grey, palette)")
+    return bands
+
+
+def _read_strip(
+    source: rasterio.DatasetReader, bands: list[int], window: Window, levels: Sequence[float]
+) -> np.ndarray:
+    """Return a part of an image as `uint8` `(h, w, 3)`, 0 where there are no data."""
+    values = source.read(bands, window=window)
+    known = source.read_masks(bands, window=window).any(axis=0)
+    for band, role in enumerate(source.colorinterp, 1):
+        if role == ColorInterp.alpha:
+            known &= source.read(band, window=window) > 0
+    if source.colorinterp[0] == ColorInterp.palette:
         palette = np.zeros((2**16, 4), np.uint8)
         for index, colour in source.colormap(1).items():
             palette[index] = colour
-    elif levels is None and kind not in ("uint8", "uint16"):
-        raise ValueError(_advice_on_levels(source, bands))
-    tags = source.tags(ns="IMAGE_STRUCTURE") | source.tags(bands[0], ns="IMAGE_STRUCTURE")
-    most = 2 ** int(tags.get("NBITS", 8 * np.dtype(kind).itemsize)) - 1
-    pixels = np.zeros((*source.shape, 3), np.uint8)
-    block = source.block_shapes[0][0]
-    step = min(max(block, 256 // block * block), 2048)
-    masked = any(flags != [MaskFlags.all_valid] for flags in source.mask_flag_enums)
-    for top in range(0, source.height, step):
-        window = Window(0, top, source.width, min(step, source.height - top))
-        values = source.read(bands, window=window)
-        known = np.ones(values.shape[1:], bool)
-        if masked:
-            known &= source.read_masks(bands, window=window).any(axis=0)
-        for band in alpha:
-            known &= source.read(band, window=window) > 0
-        if "MINISWHITE" in tags and kind.startswith("uint"):
+        strip, known = palette[values[0], :3], known & (palette[values[0], 3] > 0)
+    else:
+        tags = source.tags(ns="IMAGE_STRUCTURE") | source.tags(bands[0], ns="IMAGE_STRUCTURE")
+        most = 2 ** int(tags.get("NBITS", 8 * values.itemsize)) - 1
+        if "MINISWHITE" in tags and values.dtype.kind == "u":
             values = most - values
-        if palette is not None:
-            known &= palette[values[0], 3] > 0
-            strip = palette[values[0], :3].transpose(2, 0, 1)
-        else:
-            if kind != "uint8":
-                known &= values.any(axis=0)
-            if kind.startswith("float"):
-                known &= np.isfinite(values).all(axis=0)
-            strip = np.stack([_to_8_bits(value, most, levels or LEVELS) for value in values])
-        if not known.all():
-            strip[:, ~known] = 0
-        pixels[top : top + step] = np.moveaxis(strip, 0, -1)
-    return pixels
+        if values.dtype != np.uint8:
+            known &= values.any(axis=0)
+        if values.dtype.kind == "f":
+            known &= np.isfinite(values).all(axis=0)
+        strip = np.stack([_to_8_bits(value, most, levels) for value in values], axis=-1)
+    strip[~known] = 0
+    return strip
 
 
 def _to_8_bits(values: np.ndarray, most: int, levels: Sequence[float]) -> np.ndarray:
