@@ -807,8 +807,7 @@ def _read_strip(
         if values.dtype.kind == "f":
             known &= np.isfinite(values).all(axis=0)
         strip = np.stack([_to_8_bits(value, most, levels) for value in values], axis=-1)
-    strip[~known] = 0
-    return strip
+    return strip * known[..., np.newaxis]
 
 
 def _to_8_bits(values: np.ndarray, most: int, levels: Sequence[float]) -> np.ndarray:
@@ -942,8 +941,10 @@ def _classify_tiles(
         tiles = np.stack(
             [picture.pixels[top : top + TILE_SIZE, left : left + TILE_SIZE] for top, left in batch]
         )
-        lit = tiles.any(axis=-1).sum(axis=(1, 2))  # pixels that have data
-        colours[first : first + len(batch)] = tiles.sum(axis=(1, 2)) / np.maximum(lit, 1)[:, None]
+        red, green, blue = np.moveaxis(tiles, -1, 0)
+        lit = np.count_nonzero(red | green | blue, axis=(1, 2))  # pixels that have data
+        sums = tiles.sum(axis=1, dtype=np.uint16).sum(axis=1, dtype=np.uint32)  # fast types
+        colours[first : first + len(batch)] = sums / np.maximum(lit, 1)[:, None]
         known = np.flatnonzero(lit >= TILE_SIZE**2 / 2)
         if len(known):
             probabilities[first + known] = model.predict_on_batch(tiles[known])
