@@ -582,7 +582,7 @@ def list_images(images: str | Path | Sequence[str | Path] | None) -> list[Path]:
         FileNotFoundError: There is no such file or folder.
         ValueError: A folder holds no image.
     """
-    if images is None:
+    if images in (None, ""):
         return []
     if isinstance(images, (list, tuple)):
         return list(dict.fromkeys(path for entry in images for path in list_images(entry)))
