@@ -519,7 +519,8 @@ def load_backbone(weights: str | Path) -> keras.Model:
             )
         folded = fold_normalisation(network)
         if is_own:
-            folded.set_weights(keras.saving.load_model(source).get_layer("resnet50").get_weights())
+            saved = keras.saving.load_model(source).get_weights()
+            folded.set_weights(saved[:-2])  # all but those of the last layer
     except Exception as error:  # no download; no HDF5, damaged, another network: Keras raises many
         raise ValueError(
             f"WEIGHTS: {weights} cannot be loaded into a ResNet50 without its top ({error}). "
@@ -1131,6 +1132,19 @@ def plot_tiles(
 # ---------------------------------------------------------------- a finished run
 
 
+class EndOfNotebook(Exception):
+    """Raised to leave out the cells below: Jupyter shows its text, papermill sees no fault."""
+
+    def __str__(self) -> str:  # papermill looks for a SystemExit without a text
+        return ""
+
+    def _render_traceback_(self) -> list[str]:  # Jupyter asks for this
+        return [str(argument) for argument in self.args]
+
+
+EndOfNotebook.__name__ = "SystemExit"
+
+
 def open_model(path: str | Path) -> keras.Model:
     """Load a model of Training.ipynb: `uint8` tiles in, probabilities `(n, 10)` out.
 
@@ -1232,19 +1246,6 @@ class Picture(NamedTuple):
     cautions: tuple[str, ...] = ()
 
 
-class EndOfNotebook(Exception):
-    """Raised to leave out the cells below: Jupyter shows its text, papermill sees no fault."""
-
-    def __str__(self) -> str:  # papermill looks for a SystemExit without a text
-        return ""
-
-    def _render_traceback_(self) -> list[str]:  # Jupyter asks for this
-        return [str(argument) for argument in self.args]
-
-
-EndOfNotebook.__name__ = "SystemExit"
-
-
 def shown_name(path: str | Path) -> str:
     """Return a path as text that can be printed, also where its name is not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -1260,7 +1261,7 @@ def list_images(images: str | Path | Sequence[str | Path] | None) -> list[Path]:
         FileNotFoundError: There is no such file or folder.
         ValueError: A folder holds no image.
     """
-    if images is None:
+    if images in (None, ""):
         return []
     if isinstance(images, (list, tuple)):
         return list(dict.fromkeys(path for entry in images for path in list_images(entry)))
@@ -1272,6 +1273,7 @@ def list_images(images: str | Path | Sequence[str | Path] | None) -> list[Path]:
         raise FileNotFoundError(f"IMAGES: {place} does not exist. Give an image or a folder.")
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     found = [path / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    found = [entry for entry in found if not entry.is_dir()]
     if not found:
         other = ", ".join(map(shown_name, names[:5]))
         holds = f"holds no image, only {other}" if names else "is empty"
@@ -1317,13 +1319,18 @@ def check_settings(
     check_levels(levels)
 
 
-def check_levels(levels: Sequence[float] | None) -> None:
-    """Raise a ValueError unless `levels` are None or two finite numbers, the first one smaller."""
+def check_levels(levels: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return levels as two numbers, or None for None.
+
+    Raises:
+        ValueError: They are not two finite numbers, the first one smaller.
+    """
+    if levels is None:
+        return None
     with suppress(TypeError, ValueError):
-        if levels is None or (
-            len(levels) == 2 and -np.inf < float(levels[0]) < float(levels[1]) < np.inf
-        ):
-            return
+        black, white = () if isinstance(levels, str) else map(float, levels)
+        if -np.inf < black < white < np.inf:
+            return black, white
     raise ValueError(f"LEVELS must be two numbers, the first one smaller, not {levels!r}.")
 
 
@@ -1343,7 +1350,7 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
     Raises:
         ValueError: The file cannot be read, is too large, needs levels or has other bands.
     """
-    check_levels(levels)
+    levels = check_levels(levels)
     path = Path(path)
     with _reasons(path), rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no coordinates; many pixels
@@ -1364,11 +1371,11 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
         pixels = np.asarray(Image.fromarray(pixels).transpose(TURNS[orientation]))
     picture = Picture(pixels, shown_name(path.name), crs, transform)
     cautions = [f"the mask {path.name}.msk is not of this image: not used"] if stale else []
-    if crs:
-        metres = pixel_metres(picture)
-        if max(abs(size - 10) for size in metres) > 2:
-            found = " x ".join(f"{float(f'{size:.2g}'):g}" for size in metres)
-            cautions.append(f"pixels of {found} m, the network knows only those of 10 m")
+    metres = pixel_metres(picture) if crs else (10, 10)
+    if not all(8 <= size <= 12 for size in metres):
+        found = " x ".join(f"{float(f'{size:.2g}'):g}" for size in metres)
+        found = "unknown size" if np.isnan(metres).any() else f"{found} m"
+        cautions.append(f"pixels of {found}, the network knows only those of 10 m")
     return picture._replace(cautions=tuple(cautions))
 
 
@@ -1430,51 +1437,56 @@ def _decode_with_pillow(source: rasterio.DatasetReader, path: Path) -> tuple[np.
 
 def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | None) -> np.ndarray:
     """Return the pixels of any other image, read in strips of whole blocks."""
-    roles, kind = source.colorinterp, source.dtypes[0]
-    alpha = [band for band, role in enumerate(roles, 1) if role == ColorInterp.alpha]
-    bands = [band for band in source.indexes if band not in alpha]
-    if set(COLOUR_ROLES) <= set(roles):  # in whatever order, with others or without
-        bands = [roles.index(role) + 1 for role in COLOUR_ROLES]
-    if len(bands) not in (1, 3):
-        raise ValueError(f"{len(bands)} bands instead of 3 (red, green, blue) or 1 (grey, palette)")
+    bands, kind = _colour_bands(source), source.dtypes[0]
     if kind.startswith("complex"):
         raise ValueError("complex numbers, which are no colours")
-    palette = None
-    if roles[0] == ColorInterp.palette:
+    if levels is None and kind not in ("uint8", "uint16"):
+        raise ValueError(_advice_on_levels(source, bands))
+    pixels = np.empty((*source.shape, 3), np.uint8)
+    block = source.block_shapes[0][0]
+    step = min(max(block, 256 // block * block), 2048)
+    for top in range(0, source.height, step):
+        window = Window(0, top, source.width, min(step, source.height - top))
+        pixels[top : top + step] = _read_strip(source, bands, window, levels or LEVELS)
+    return pixels
+
+
+def _colour_bands(source: rasterio.DatasetReader) -> list[int]:
+    """Return which bands are red, green and blue, or the one that is grey or a palette's index."""
+    roles = source.colorinterp
+    if set(COLOUR_ROLES) <= set(roles):  # in whatever order, with others or without
+        return [roles.index(role) + 1 for role in COLOUR_ROLES]
+    bands = [band for band, role in enumerate(roles, 1) if role != ColorInterp.alpha]
+    if len(bands) not in (1, 3):
+        raise ValueError(f"{len(bands)} bands instead of 3 (red, green, blue) or 1 (grey, palette)")
+    return bands
+
+
+def _read_strip(
+    source: rasterio.DatasetReader, bands: list[int], window: Window, levels: Sequence[float]
+) -> np.ndarray:
+    """Return a part of an image as `uint8` `(h, w, 3)`, 0 where there are no data."""
+    values = source.read(bands, window=window)
+    known = source.read_masks(bands, window=window).any(axis=0)
+    for band, role in enumerate(source.colorinterp, 1):
+        if role == ColorInterp.alpha:
+            known &= source.read(band, window=window) > 0
+    if source.colorinterp[0] == ColorInterp.palette:
         palette = np.zeros((2**16, 4), np.uint8)
         for index, colour in source.colormap(1).items():
             palette[index] = colour
-    elif levels is None and kind not in ("uint8", "uint16"):
-        raise ValueError(_advice_on_levels(source, bands))
-    tags = source.tags(ns="IMAGE_STRUCTURE") | source.tags(bands[0], ns="IMAGE_STRUCTURE")
-    most = 2 ** int(tags.get("NBITS", 8 * np.dtype(kind).itemsize)) - 1
-    pixels = np.zeros((*source.shape, 3), np.uint8)
-    block = source.block_shapes[0][0]
-    step = min(max(block, 256 // block * block), 2048)
-    masked = any(flags != [MaskFlags.all_valid] for flags in source.mask_flag_enums)
-    for top in range(0, source.height, step):
-        window = Window(0, top, source.width, min(step, source.height - top))
-        values = source.read(bands, window=window)
-        known = np.ones(values.shape[1:], bool)
-        if masked:
-            known &= source.read_masks(bands, window=window).any(axis=0)
-        for band in alpha:
-            known &= source.read(band, window=window) > 0
-        if "MINISWHITE" in tags and kind.startswith("uint"):
+        strip, known = palette[values[0], :3], known & (palette[values[0], 3] > 0)
+    else:
+        tags = source.tags(ns="IMAGE_STRUCTURE") | source.tags(bands[0], ns="IMAGE_STRUCTURE")
+        most = 2 ** int(tags.get("NBITS", 8 * values.itemsize)) - 1
+        if "MINISWHITE" in tags and values.dtype.kind == "u":
             values = most - values
-        if palette is not None:
-            known &= palette[values[0], 3] > 0
-            strip = palette[values[0], :3].transpose(2, 0, 1)
-        else:
-            if kind != "uint8":
-                known &= values.any(axis=0)
-            if kind.startswith("float"):
-                known &= np.isfinite(values).all(axis=0)
-            strip = np.stack([_to_8_bits(value, most, levels or LEVELS) for value in values])
-        if not known.all():
-            strip[:, ~known] = 0
-        pixels[top : top + step] = np.moveaxis(strip, 0, -1)
-    return pixels
+        if values.dtype != np.uint8:
+            known &= values.any(axis=0)
+        if values.dtype.kind == "f":
+            known &= np.isfinite(values).all(axis=0)
+        strip = np.stack([_to_8_bits(value, most, levels) for value in values], axis=-1)
+    return strip * known[..., np.newaxis]
 
 
 def _to_8_bits(values: np.ndarray, most: int, levels: Sequence[float]) -> np.ndarray:
@@ -1520,12 +1532,19 @@ def coordinates(picture: Picture, columns: ArrayLike, rows: ArrayLike) -> np.nda
 
 
 def pixel_metres(picture: Picture) -> tuple[float, float]:
-    """Return the width and height of the middle pixel of a picture with coordinates, in m."""
+    """Return width and height, in m, of the middle pixel of a picture with coordinates.
+
+    They are NaN where its place on Earth cannot be computed.
+    """
     height, width = picture.pixels.shape[:2]
     x, y = coordinates(picture, width / 2 + np.array([0, 1, 0]), height / 2 + np.array([0, 0, 1]))
-    longitude, latitude = np.radians(rasterio.warp.transform(picture.crs, "EPSG:4326", x, y))
-    east = (longitude[1:] - longitude[0]) * np.cos(latitude[0])
-    return tuple((6_371_000 * np.hypot(east, latitude[1:] - latitude[0])).tolist())
+    try:
+        longitude, latitude = np.radians(rasterio.warp.transform(picture.crs, "EPSG:4326", x, y))
+    except Exception:  # GDAL raises many kinds
+        return np.nan, np.nan
+    east = (longitude[1:] - longitude[0] + np.pi) % (2 * np.pi) - np.pi
+    north = latitude[1:] - latitude[0]
+    return tuple((6_371_000 * np.hypot(east * np.cos(latitude[0]), north)).tolist())
 
 
 def tile_starts(size: int, stride: int = TILE_SIZE) -> np.ndarray:
@@ -1601,8 +1620,10 @@ def _classify_tiles(
         tiles = np.stack(
             [picture.pixels[top : top + TILE_SIZE, left : left + TILE_SIZE] for top, left in batch]
         )
-        lit = tiles.any(axis=-1).sum(axis=(1, 2))  # pixels that have data
-        colours[first : first + len(batch)] = tiles.sum(axis=(1, 2)) / np.maximum(lit, 1)[:, None]
+        red, green, blue = np.moveaxis(tiles, -1, 0)
+        lit = np.count_nonzero(red | green | blue, axis=(1, 2))  # pixels that have data
+        sums = tiles.sum(axis=1, dtype=np.uint16).sum(axis=1, dtype=np.uint32)  # fast types
+        colours[first : first + len(batch)] = sums / np.maximum(lit, 1)[:, None]
         known = np.flatnonzero(lit >= TILE_SIZE**2 / 2)
         if len(known):
             probabilities[first + known] = model.predict_on_batch(tiles[known])

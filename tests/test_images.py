@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -49,7 +50,10 @@ from eurosat_utils import (
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLASS_LEVELS = np.arange(10) * 25 + 10  # the stand-in's answer: the nearest to the mean red
 UTM = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 600_000, 0, -10, 5_300_040)}  # m
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation"),  # Keras, when it saves
+]
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +133,12 @@ def test_tile_file_gets_the_same_answer_both_ways(tmp_path, model, pixels):
 
 
 def test_large_progressive_jpeg_is_read(tmp_path):
-    Image.new("RGB", (6000, 6000), (90, 120, 60)).save(
+    Image.new("RGB", (4000, 4000), (90, 120, 60)).save(
         tmp_path / "image.jpg", progressive=True, subsampling="4:4:4"
     )
     pixels = read_image(tmp_path / "image.jpg").pixels
-    assert pixels.shape == (6000, 6000, 3)
-    np.testing.assert_allclose(pixels[::999, ::999].reshape(-1, 3), [[90, 120, 60]] * 49, atol=2)
+    assert pixels.shape == (4000, 4000, 3)
+    np.testing.assert_allclose(pixels[::999, ::999].reshape(-1, 3), [[90, 120, 60]] * 25, atol=2)
 
 
 def test_too_large_an_image_is_refused_for_that_reason(tmp_path, pixels, monkeypatch):
@@ -213,13 +217,13 @@ def test_masks_inside_and_beside_a_file_are_used(tmp_path, pixels, hidden, kind,
         np.testing.assert_array_equal(read.pixels, expected)
 
 
-@pytest.mark.parametrize("kind", ["uint8", "uint16", "int16", "float32"])
-@pytest.mark.parametrize("nodata", [7, np.nan])
+@pytest.mark.parametrize(
+    ("kind", "nodata"),
+    [("uint8", 7), ("uint16", 7), ("int16", -7), ("float32", 7), ("float32", np.nan)],
+)
 def test_nodata_values_are_no_data(tmp_path, pixels, hidden, kind, nodata):
-    if kind != "float32" and np.isnan(nodata):
-        pytest.skip("only floating-point numbers have NaN")
     _, left = hidden
-    image = np.where(left[..., None], nodata, np.maximum(pixels, 8)).astype(kind)
+    image = np.where(left[..., None], nodata, np.maximum(pixels, 8.0)).astype(kind)
     path = write_image(tmp_path / "image.tif", image, nodata=nodata)
     read = read_image(path, levels=(0, 255)).pixels
     assert (read[left] == 0).all()
@@ -237,7 +241,7 @@ def test_16_bit_values_are_scaled_as_those_of_eurosat_were(tmp_path, bands):
 
     assert read() == [0, 1, 128, 255, 255]  # 0: no data
     assert read(levels=(0, 65535)) == [0, 1, 6, 12, 36]
-    assert read(levels=(1000, 3750)) == [0, 1, 36, 163, 255]
+    assert read(levels=np.array([1000, 3750])) == [0, 1, 36, 163, 255]
 
 
 @pytest.mark.parametrize("kind", ["int16", "uint32", "int32", "float32", "float64"])
@@ -307,16 +311,18 @@ DEGREES = 10 / 111_195  # of 10 m along a meridian
         ("EPSG:4326", (DEGREES, 0, 9, 0, -DEGREES, 60), (5, 10)),
         ("EPSG:3857", (20, 0, 1_000_000, 0, -20, 8_399_738), (10, 10)),  # at 60 degrees north
         ("EPSG:2264", (32.8, 0, 2e6, 0, -32.8, 6e5), (10, 10)),  # feet
+        ("EPSG:4326", (DEGREES, 0, 180 - 45.5 * DEGREES, 0, -DEGREES, 0), (10, 10)),  # date line
+        ("EPSG:32632", (1e9, 0, 6e15, 0, -10, 5e6), (np.nan, np.nan)),  # nowhere
     ],
 )
 def test_pixel_size_is_that_on_the_ground(tmp_path, model, pixels, crs, transform, metres):
     place = {"crs": crs, "transform": rasterio.Affine(*transform)}
     path = write_image(tmp_path / "image.tif", pixels, **place)
     picture = read_image(path)
-    assert pixel_metres(picture) == pytest.approx(metres, rel=0.02)
-    assert bool(picture.cautions) == (max(abs(size - 10) for size in metres) > 2)
+    assert pixel_metres(picture) == pytest.approx(metres, rel=0.02, nan_ok=True)
+    assert bool(picture.cautions) == (not all(8 <= size <= 12 for size in metres))
     if picture.cautions:
-        with pytest.warns(UserWarning, match=r"image\.tif: pixels of .* m, .* 10 m"):
+        with pytest.warns(UserWarning, match=r"image\.tif: pixels of .* 10 m"):
             classify_image(model, path)
 
 
@@ -368,7 +374,7 @@ def test_name_that_is_not_utf_8_is_given_as_the_reason(tmp_path, pixels):
 
 
 @pytest.mark.parametrize(
-    "levels", [(3750, 1000), (0, 0), (0, np.nan), (0, 1, 2), 2750, "ab", (0, None), (0, np.inf)]
+    "levels", [(3750, 1000), (0, 0), (0, np.nan), (0, 1, 2), 2750, "09", (0, None), (0, np.inf)]
 )
 def test_impossible_levels(tmp_path, model, pixels, levels):
     Image.fromarray(pixels).save(tmp_path / "image.png")
@@ -556,6 +562,10 @@ def test_map_lies_where_the_image_does(tmp_path, model, stride):
         np.testing.assert_allclose(
             rgb, plt.matplotlib.colors.to_rgb(CLASS_COLOURS[name]), atol=4e-3
         )
+    if shutil.which("gdalinfo"):
+        command = ["gdalinfo", str(tmp_path / "scene_land_cover.tif")]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "Categories:" in said
     beside = ElementTree.parse(tmp_path / "scene_land_cover.tif.aux.xml")
     assert [name.text for name in beside.iter("Category")] == [NO_DATA, *CLASSES]
     with rasterio.open(tmp_path / "scene_probability.tif") as file:
@@ -603,6 +613,7 @@ def test_images_of_a_folder_are_listed_in_order(tmp_path):
     names = ["a.jpeg", "b.PNG", "c.tiff", "d.jp2"]
     assert [path.name for path in list_images(tmp_path)] == names
     assert list_images(str(tmp_path / "notes.txt")) == [tmp_path / "notes.txt"]
+    (tmp_path / "folder.png").mkdir()
     several = list_images([tmp_path / "c.tiff", str(tmp_path)])
     assert [path.name for path in several] == ["c.tiff", "a.jpeg", "b.PNG", "d.jp2"]
     assert list_images(None) == []
