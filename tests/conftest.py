@@ -33,11 +33,13 @@ def data(tmp_path):
 
 
 def make_own_images(folder):
-    """Write images as users have them: a scene, a single tile, and four that cannot be used."""
+    """Write images as users have them: three scenes, a tile, and four that cannot be used."""
     folder.mkdir()
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (100, 160, 3), np.uint8)).save(folder / "scene.png")
     Image.fromarray(random.integers(0, 256, (64, 64, 4), np.uint8)).save(folder / "tile.tif")
+    for name in ("<b>field.png", f"{'long' * 58}.png"):  # HTML; nearly as long as a name may be
+        (folder / name).write_bytes((folder / "scene.png").read_bytes())
     Image.new("RGB", (63, 64)).save(folder / "small.png")
     Image.new("RGB", (128, 128)).save(folder / "black.png")
     whole = (folder / "scene.png").read_bytes()

@@ -269,12 +269,15 @@ def test_own_images_need_no_data_set_and_bad_ones_are_listed(settings, training,
     text = outputs(notebook)
     (folder,) = (results / "own_images").glob("my images-*")
     overview = pd.read_csv(folder / "overview.csv").set_index("image")
-    assert list(overview.index) == ["scene.png", "tile.tif"]
     assert overview.loc["scene.png", ["width", "height", "tiles"]].tolist() == [160, 100, 4 * 3]
-    assert {path.name for path in folder.iterdir()} == {
-        "overview.csv", "tiles.png", "scene.png_map.png", "scene.png_tiles.csv",
-    }  # fmt: skip
-    assert "2 of 6 images classified; saved in" in text
+    assert overview.loc["tile.tif", "tiles"] == 1
+    assert {path.suffix for path in folder.iterdir()} == {".csv", ".png"}
+    assert {"overview.csv", "tiles.png", "scene.png_map.png", "scene.png_tiles.csv"} <= {
+        path.name for path in folder.iterdir()
+    }
+    maps = [path for path in folder.iterdir() if path.name.endswith("_map.png")]
+    assert len(maps) == 3  # also of the two with the difficult names
+    assert "4 of 8 images classified; saved in" in text
     for line in (
         r"black.png: no data, \(nearly\) all pixels are black or transparent",
         "small.png: 63x64 pixels, smaller than a tile of 64x64",
@@ -283,4 +286,11 @@ def test_own_images_need_no_data_set_and_bad_ones_are_listed(settings, training,
     ):
         assert re.search(line, text)
     assert "notes.txt" not in text
+    html = "".join(
+        output.get("data", {}).get("text/html", "")
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    )
+    assert "&lt;b&gt;field.png" in html
+    assert "<b>field" not in html
     assert before == {path: path.stat().st_mtime_ns for path in results.glob("*.*")}
