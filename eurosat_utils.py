@@ -614,7 +614,7 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None) -> None:  # noqa: D102
         self._start = self._shown = time.perf_counter()
         self._rest = sum(self.costs[epoch + 1 :]) / self.costs[epoch]
-        self._show("compiling")
+        self._show("starting")
 
     def on_train_batch_end(self, batch, logs=None) -> None:  # noqa: D102
         if not np.isfinite(loss := (logs or {}).get("loss", 0)):
@@ -792,7 +792,7 @@ class Run:
         ValueError: As `training_settings`.
     """
 
-    STEPS = ("data", "network", "head", "fine-tuning", "saving", "test")
+    STEPS = ("data", "split", "network", "backup", "head", "fine-tuning", "saving", "test")
 
     def __init__(self, namespace: Mapping):
         self._namespace = namespace

@@ -20,7 +20,7 @@ sys.path.insert(0, str(RESULTS.parent))
 
 from eurosat_utils import CLASSES, save_table, wilson_interval  # noqa: E402
 
-DEFAULT = 6 * [96] + [128]
+DEFAULT = [96, 96, 96, 128, 160]
 
 
 def summary(folder):
