@@ -773,6 +773,13 @@ def training_settings(namespace: Mapping) -> dict:
     return settings
 
 
+class MixedRuns(RuntimeError):
+    """Cells of different settings would be mixed. Jupyter shows the sentence alone."""
+
+    def _render_traceback_(self) -> list[str]:  # Jupyter asks for this
+        return [str(self)]
+
+
 class Run:
     """What belongs to one run of Training.ipynb: settings, finished steps, backup, record.
 
@@ -806,21 +813,25 @@ class Run:
         """Measure a step; it counts only if nothing failed.
 
         Raises:
-            RuntimeError: Settings were changed, or steps before this one are not finished.
+            MixedRuns: Settings were changed, or steps before this one are not finished.
         """
         before = self.STEPS[: self.STEPS.index(name)]
         changed = [key for key, value in self.settings.items() if self._namespace[key] != value]
         missing = [step for step in before if step not in self.seconds]
         if changed or missing:
             why = f"{', '.join(changed)} changed" if changed else f"not done: {', '.join(missing)}"
-            raise RuntimeError(
+            raise MixedRuns(
                 f"The cells above do not belong to this one ({why}). Select the cell below "
                 'Settings and choose "Run Selected Cell and All Below" in the menu Run.'
             )
         for later in self.STEPS[len(before) + 1 :]:
             self.seconds.pop(later, None)
         start = time.perf_counter()
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:
+            print("Stopped. Run this cell again to go on; what is finished is kept.")
+            raise
         self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - start
 
     def open_backup(self, **inputs) -> None:
@@ -843,9 +854,11 @@ class Run:
                 print(f"An interrupted run was found: it goes on after {finished} epochs.")
                 return
             aside = self._folder.with_suffix(".old-backup")
+            instead = " in place of an older one" if aside.exists() else ""
             shutil.rmtree(aside, ignore_errors=True)
             self._folder.rename(aside)
-            print(f"An interrupted run had other {', '.join(changed)}: it is now in {aside}.")
+            print(f"An interrupted run had other {', '.join(changed)}.")
+            print(f"Its backup is now in {aside}{instead}; delete it if you do not need it.")
         shutil.rmtree(self._folder, ignore_errors=True)
         with atomic_path(file) as path:
             path.write_text(json.dumps(present, indent=2), "utf-8")
@@ -864,16 +877,17 @@ class Run:
         """Load weights and optimizer as they were after the last finished epoch.
 
         Raises:
-            ValueError: The backup is damaged.
+            ValueError: The backup is damaged or gone.
         """
-        if (file := self._weights()) is None:  # the run is over: the model is as it should be
-            return
+        file = self._folder / f"epoch-{self.finished}.weights.h5"
+        if not self._folder.exists() and self.finished == len(self.settings["IMAGE_SIZES"]):
+            return  # the run is over: the model is as it should be
         try:
             model.load_weights(file)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
-                f"The backup {file} is damaged ({error}). Delete {self._folder} and run the "
-                "cells again from Settings on."
+                f"The backup {file} is damaged or gone ({error}). Delete {self._folder} and run "
+                "the cells again from Settings on."
             ) from error
 
     def save_backup(self, model: keras.Model, rows: Sequence[dict]) -> None:
@@ -1675,11 +1689,9 @@ def write_land_cover(path: str | Path, table: pd.DataFrame, picture: Picture, st
     rows, columns = _cell_centres(height, stride), _cell_centres(width, stride)
     by_place = table.set_index(["top", "left"])
     tops, lefts = by_place.index.unique("top"), by_place.index.unique("left")
-    row = np.searchsorted(tops, rows, side="right") - 1
-    column = np.searchsorted(lefts, columns, side="right") - 1
-    place = np.add.outer(
-        row * len(lefts), column
-    )  # which row of the table is at each cell's centre
+    row = (np.searchsorted(tops, rows, side="right") - 1).clip(0)
+    column = (np.searchsorted(lefts, columns, side="right") - 1).clip(0)
+    place = np.add.outer(row * len(lefts), column)  # the table's row at each cell's centre
     a, b, _, d, e, _ = (stride * number for number in picture.transform[:6])
     x, y = coordinates(picture, columns[0] - stride / 2, rows[0] - stride / 2)
     profile = {
@@ -1713,9 +1725,13 @@ def _write_band(
 
 
 def _cell_centres(size: int, stride: int) -> np.ndarray:
-    """Return the middles of a map's cells along a side, in pixels: where tiles have theirs."""
+    """Return the middles of a map's cells along a side, in pixels, in step with those of tiles.
+
+    There is a cell for every pixel: the first and the last one may reach beyond the border.
+    """
     middle = TILE_SIZE / 2
-    return np.arange(middle - middle // stride * stride, size, stride)
+    before = np.ceil((middle - stride / 2) / stride)
+    return np.arange(middle - before * stride, size + stride / 2, stride)
 
 
 def figure_text(text: str, longest: int = 40) -> str:

@@ -209,25 +209,26 @@ def test_folder_that_cannot_be_written_to_is_named_before_any_work(settings, tmp
 
 def test_step_needs_those_before_it_and_drops_those_after_it(settings):
     run = Run(settings)
-    with pytest.raises(RuntimeError, match=r"not done: data\)\. Select the cell below Settings"):
+    with pytest.raises(RuntimeError, match=r"not done: data, split\)\. Select the cell below Set"):
         run.step("network").__enter__()
-    for name in ("data", "network", "head"):
+    for name in ("data", "split", "network", "backup", "head"):
         with run.step(name):
             pass
     with pytest.raises(ZeroDivisionError), run.step("fine-tuning"):
         1 / 0  # noqa: B018
-    assert list(run.seconds) == ["data", "network", "head"]
+    assert list(run.seconds) == ["data", "split", "network", "backup", "head"]
     with run.step("data"):
         pass
     assert list(run.seconds) == ["data"]
 
 
-def train(run, model, batch, epochs, first=0):
+def train(run, model, batch, epochs):
     """Do what the cells of the notebook do, up to some epoch; return the run."""
-    for name in ("data", "network"):
+    for name in ("data", "split", "network"):
         with run.step(name):
             pass
-    run.open_backup(split_sha256="abc")
+    with run.step("backup"):
+        run.open_backup(split_sha256="abc")
     with run.step("head"):
         if not run.history:
             row = {"accuracy": 0.5, "val_accuracy": 0.5, "loss": 1.0, "val_loss": 1.0}
@@ -289,7 +290,7 @@ def test_damaged_backup_is_named(settings, batch, tmp_path):
     train(Run(settings), new_model(), batch, epochs=1)
     file = tmp_path / "models" / "model.backup" / "epoch-1.weights.h5"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"epoch-1.weights.h5 is damaged .* Delete"):
+    with pytest.raises(ValueError, match=r"epoch-1.weights.h5 is damaged or gone .* Delete"):
         train(Run(settings), new_model(), batch, epochs=2)
 
 
@@ -316,13 +317,13 @@ def test_setting_changed_in_a_living_notebook_starts_a_new_run(
     with pytest.raises(RuntimeError, match=rf"do not belong to this one \({name} changed\)"):
         run.step("fine-tuning").__enter__()  # only this cell was run again
     again = Run(namespace)
-    with pytest.raises(RuntimeError, match="not done: data, network, head"):
+    with pytest.raises(RuntimeError, match="not done: data, split, network, backup, head"):
         again.step("fine-tuning").__enter__()  # the cells in between were left out
     again = train(again, new_model(), batch, epochs=0)
     assert again.finished == 0
     assert not again.resumed
     assert again.record()["parameters"][name] == OTHER[name]
-    said = f"An interrupted run had other {name}: it is now in " in capsys.readouterr().out
+    said = f"An interrupted run had other {name}." in capsys.readouterr().out
     assert said == (state == "interrupted")
     aside = tmp_path / "models" / "model.old-backup"
     assert (aside / "epoch-2.weights.h5").is_file() == (state == "interrupted")
