@@ -20,7 +20,7 @@ sys.path.insert(0, str(RESULTS.parent))
 
 from eurosat_utils import CLASSES, save_table, wilson_interval  # noqa: E402
 
-DEFAULT = [96, 96, 96, 128, 160]
+NAMES = {(96, 96, 96, 128, 160): "default", (96, 96, 96, 128): "short preset"}
 
 
 def summary(folder):
@@ -29,8 +29,10 @@ def summary(folder):
     metrics, settings = run["metrics"], run["parameters"]
     low, high = metrics["accuracy_95_percent_interval"]
     after = metrics["calibration"]["after calibration"]
+    sizes = tuple(settings["IMAGE_SIZES"])
+    by_size = ", ".join(f"{sizes.count(size)}x{size}" for size in dict.fromkeys(sizes))
     return {
-        "recipe": "default" if settings["IMAGE_SIZES"] == DEFAULT else "short preset",
+        "recipe": NAMES.get(sizes, by_size),
         "split": settings["SPLIT"],
         "split_seed": settings["SPLIT_SEED"] if settings["SPLIT"] == "random" else "",
         "validation_accuracy": metrics["validation_accuracy"],
