@@ -1034,6 +1034,7 @@ def save_table(table: pd.DataFrame, path: str | Path, decimals: int = 4, **optio
         table.to_csv(temporary, float_format=f"%.{decimals}f", **{"index": False} | options)
 
 
+@tf.autograph.experimental.do_not_convert  # else this file is read again in the middle of a run
 def turn_tiles(tiles: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
     """Put each tile into one of the eight symmetries of the square.
 
