@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import matplotlib as mpl
+import nbformat
 import numpy as np
 import papermill
 import psutil
@@ -22,6 +23,7 @@ mpl.use("agg")
 from draw_tiles import draw_tiles  # noqa: E402
 
 TILES_PER_CLASS = 10
+SIZES = [32, 40]
 make_tiles = draw_tiles
 
 
@@ -104,3 +106,35 @@ def weights(tmp_path_factory):
         include_top=False, weights=None, input_shape=(32, 32, 3)
     ).save_weights(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory, weights):
+    """Those of both notebooks for the smallest run: 100 drawn tiles, random weights."""
+    folder = tmp_path_factory.mktemp("run")
+    draw_tiles(folder / "data" / "EuroSAT_RGB", TILES_PER_CLASS)
+    paths = {
+        "DATA_DIR": str(folder / "data"),
+        "MODEL_PATH": str(folder / "models" / "model.keras"),
+        "RESULTS_DIR": str(folder / "results"),
+    }
+    recipe = {"IMAGE_SIZES": SIZES, "BATCH_SIZE": 16, "HEAD_EPOCHS": 2, "WEIGHTS": str(weights)}
+    return {"folder": folder, "paths": paths, "training": paths | recipe}
+
+
+def repeat_cells(name, folder):
+    """Write a notebook that runs each cell twice, and then all cells again; return its path."""
+    notebook = nbformat.read(REPOSITORY / name, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    position = next(
+        index for index, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])
+    )
+    again = code[:position] + code[position + 1 :]
+    twice = [[cell] if cell is code[position] else [cell, cell] for cell in code]
+    keep = nbformat.v4.new_code_cell(
+        "import shutil\nshutil.copytree(results, results.parent / 'before', dirs_exist_ok=True)"
+    )
+    cells = [*(cell for pair in twice for cell in pair), keep, *again]
+    notebook.cells = [nbformat.v4.new_code_cell(c.source, metadata=c.metadata) for c in cells]
+    nbformat.write(notebook, folder / name)
+    return folder / name

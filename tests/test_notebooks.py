@@ -4,19 +4,22 @@ import json
 import re
 
 import keras
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, TILES_PER_CLASS, kill_notebook, make_own_images, run_notebook
-from draw_tiles import draw_tiles
+from conftest import (
+    SIZES,
+    TILES_PER_CLASS,
+    kill_notebook,
+    make_own_images,
+    repeat_cells,
+    run_notebook,
+)
 from PIL import Image
 from sklearn.metrics import brier_score_loss
 
 import eurosat_utils as eu
 from eurosat_utils import CLASSES, load_tiles, split_digest, wilson_interval
-
-SIZES = [32, 40]
 
 
 def outputs(notebook):
@@ -28,20 +31,6 @@ def outputs(notebook):
             texts += [output.get("text", ""), data.get("text/markdown", "")]
             texts += [data.get("text/plain", "")]
     return "\n".join(texts)
-
-
-@pytest.fixture(scope="session")
-def settings(tmp_path_factory, weights):
-    """Those of both notebooks for the smallest run: 100 drawn tiles, random weights."""
-    folder = tmp_path_factory.mktemp("run")
-    draw_tiles(folder / "data" / "EuroSAT_RGB", TILES_PER_CLASS)
-    paths = {
-        "DATA_DIR": str(folder / "data"),
-        "MODEL_PATH": str(folder / "models" / "model.keras"),
-        "RESULTS_DIR": str(folder / "results"),
-    }
-    recipe = {"IMAGE_SIZES": SIZES, "BATCH_SIZE": 16, "HEAD_EPOCHS": 2, "WEIGHTS": str(weights)}
-    return {"folder": folder, "paths": paths, "training": paths | recipe}
 
 
 @pytest.fixture(scope="session")
@@ -172,40 +161,6 @@ def test_mean_colours_of_the_training_tiles_are_saved(settings, results):
     tiles = load_tiles(f"{settings['paths']['DATA_DIR']}/EuroSAT_RGB", files)
     assert colours.dtype == np.uint8
     np.testing.assert_allclose(colours, tiles.mean(axis=(1, 2)), atol=0.5)
-
-
-def repeat_cells(name, folder):
-    """Write a notebook that runs each cell twice, and then all cells again; return its path."""
-    notebook = nbformat.read(REPOSITORY / name, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    position = next(
-        index for index, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])
-    )
-    again = code[:position] + code[position + 1 :]
-    twice = [[cell] if cell is code[position] else [cell, cell] for cell in code]
-    keep = nbformat.v4.new_code_cell(
-        "import shutil\nshutil.copytree(results, results.parent / 'before', dirs_exist_ok=True)"
-    )
-    cells = [*(cell for pair in twice for cell in pair), keep, *again]
-    notebook.cells = [nbformat.v4.new_code_cell(c.source, metadata=c.metadata) for c in cells]
-    nbformat.write(notebook, folder / name)
-    return folder / name
-
-
-def test_training_cells_may_be_run_again_and_repeat_the_result(tmp_path, settings, predictions):
-    paths = {
-        "MODEL_PATH": str(tmp_path / "model.keras"),
-        "RESULTS_DIR": str(tmp_path / "results"),
-    }
-    notebook = repeat_cells("Training.ipynb", tmp_path)
-    run_notebook(notebook, tmp_path, **settings["training"] | paths)
-    for folder in ("before", "results"):
-        history = pd.read_csv(tmp_path / folder / "history.csv")
-        assert list(history["phase"]) == ["head"] * 2 + ["fine-tuning"] * 2
-        answers = pd.read_csv(tmp_path / folder / "test_predictions.csv")
-        assert list(answers["file"]) == list(predictions["file"])
-        # also equal to those of the run that was killed and resumed
-        np.testing.assert_allclose(answers[list(CLASSES)], predictions[list(CLASSES)], atol=5e-3)
 
 
 # ---------------------------------------------------------------- Inference.ipynb
