@@ -843,12 +843,12 @@ class Run:
         self.history, self.resumed = [], False
         present = json.loads(json.dumps(self.settings | inputs))
         file = self._folder / "settings.json"
-        if file.is_file() and self._weights():
+        finished = self._saved_epoch()
+        if file.is_file() and finished is not None:
             saved = json.loads(file.read_text("utf-8"))
             changed = [key for key, value in present.items() if saved.get(key) != value]
             if not changed:
                 rows = pd.read_csv(self._folder / "history.csv").to_dict("records")
-                finished = int(self._weights().stem.split(".")[0].removeprefix("epoch-"))
                 heads = [row for row in rows if row["phase"] == "head"]
                 self.history, self.resumed = rows[: len(heads) + finished], True
                 print(f"An interrupted run was found: it goes on after {finished} epochs.")
@@ -863,10 +863,14 @@ class Run:
         with atomic_path(file) as path:
             path.write_text(json.dumps(present, indent=2), "utf-8")
 
-    def _weights(self) -> Path | None:
-        """Return the newest file with weights in the backup."""
-        files = self._folder.glob("epoch-*.weights.h5")
-        return max(files, key=lambda file: int(file.name.split(".")[0][6:]), default=None)
+    def _weights(self, epoch: int | str) -> Path:
+        """Return where weights and optimizer are saved after so many finished epochs."""
+        return self._folder / f"epoch-{epoch}.weights.h5"
+
+    def _saved_epoch(self) -> int | None:
+        """Return after how many finished epochs the newest file in the backup was saved."""
+        names = (file.name for file in self._folder.glob(self._weights("*").name))
+        return max((int(name.split(".")[0][6:]) for name in names), default=None)
 
     @property
     def finished(self) -> int:
@@ -879,7 +883,7 @@ class Run:
         Raises:
             ValueError: The backup is damaged or gone.
         """
-        file = self._folder / f"epoch-{self.finished}.weights.h5"
+        file = self._weights(self.finished)
         if not self._folder.exists() and self.finished == len(self.settings["IMAGE_SIZES"]):
             return  # the run is over: the model is as it should be
         try:
@@ -902,15 +906,15 @@ class Run:
                 "The loss became nan. Lower LEARNING_RATE (or HEAD_LEARNING_RATE) and run the "
                 "cells again from Settings on."
             )
-        history, old = [*self.history, *rows], self._weights()
+        history, old = [*self.history, *rows], self._saved_epoch()
         with atomic_path(self._folder / "history.csv") as path:
             pd.DataFrame(history).to_csv(path, index=False)
         finished = sum(row["phase"] == "fine-tuning" for row in history)
-        with atomic_path(self._folder / f"epoch-{finished}.weights.h5") as path:
+        with atomic_path(self._weights(finished)) as path:
             model.save_weights(path)
         self.history = history
-        if old and old != self._weights():
-            old.unlink()
+        if old not in (None, finished):
+            self._weights(old).unlink()
 
     def record(self, **more) -> dict:
         """Return settings, seconds, processor and versions, and whatever else is given."""
