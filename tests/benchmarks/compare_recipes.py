@@ -6,6 +6,12 @@ only if the 95 % interval of the paired bootstrap over validation tiles of that 
 lies below 0; among recipes that are equal within it, the one that costs fewer FLOPs wins, then the
 simpler one. What is chosen with few training tiles is confirmed with all of them.
 
+With all training tiles two defaults are compared by this criterion: 3x96, 1x128, 1x160 (epochs x
+pixels, 0.52 PFLOP) and 6x96, 1x128 (0.54), the cheaper one staying if they are equal. The short
+preset is to cost at most 0.3 PFLOP: 3x64, 1x96, 1x128 (0.28) is taken if its calibrated log loss on
+the random validation part is at most 0.052, two standard deviations (of three seeds) above the mean
+of the one before (3x96, 1x128: 0.33 PFLOP, 0.0470). All this was written before these runs.
+
     python tests/benchmarks/compare_recipes.py DATA_DIR WEIGHTS OUT [longitude] basis "mixup" ...
 
 Each run writes the validation logits and a line of results below OUT and is skipped if they are
