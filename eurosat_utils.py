@@ -976,7 +976,7 @@ def round_weights(weights: Iterable[np.ndarray], bits: int = 10) -> list[np.ndar
     """Round kernels so that `save_model` compresses them to about a quarter.
 
     Args:
-        weights: `float32`; the last axis of a kernel is the output channel. Biases stay as they are.
+        weights: `float32`; the last axis of a kernel is the output channel. Biases stay as is.
         bits: Of a weight. The step of each channel is the smallest power of two with which all its
             weights fit; `results/model_bits.csv` has what other numbers of bits would lose.
     """

@@ -15,7 +15,7 @@ of the one before (3x96, 1x128: 0.33 PFLOP, 0.0470). All this was written before
     python tests/benchmarks/compare_recipes.py DATA_DIR WEIGHTS OUT [longitude] basis "mixup" ...
 
 Each run writes the validation logits and a line of results below OUT and is skipped if they are
-there. results/recipes_longitude.csv has these lines.
+there. results/recipes_longitude.csv has these lines, with each recipe's difference from the basis.
 """
 
 import json
@@ -32,6 +32,7 @@ from keras import layers, ops
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from summarise_splits import RESULTS, bootstrap
 
 from eurosat_utils import (
     CLASSES,
@@ -41,6 +42,7 @@ from eurosat_utils import (
     list_tiles,
     load_backbone,
     load_tiles,
+    save_table,
     split_by_longitude,
     split_tiles,
     training_pflop,
@@ -197,6 +199,25 @@ def run(recipe, weights, train, validation):
     return logits, head_logits
 
 
+def summarise(out):
+    """Write the lines of the runs on the split by longitude, each compared with the basis."""
+    lines = pd.read_json(out / "results.jsonl", lines=True).query("split == 'longitude'")
+    losses = {}
+    for name in lines["recipe"]:
+        saved = np.load(out / f"longitude, {name}.npz")
+        probabilities, labels = softmax(saved["logits"], axis=1), saved["labels"]
+        calibrated = apply_temperature(probabilities, fit_temperature(probabilities, labels))
+        losses[name] = -np.log(calibrated[np.arange(len(labels)), labels])
+    random, rows = np.random.default_rng(0), []
+    for loss in losses.values():
+        differences = loss - losses["basis"]
+        ends = np.quantile(bootstrap(differences, random), [0.025, 0.975])
+        rows.append([differences.mean(), *ends])
+    lines[["log_loss_minus_basis", "from", "to"]] = rows
+    lines[["training_tiles", "validation_tiles"]] = TRAINING_TILES, len(labels)
+    save_table(lines, RESULTS / "recipes_longitude.csv", decimals=4)
+
+
 if __name__ == "__main__":
     data_dir, weights, out, *names = sys.argv[1:]
     only = [name for name in ("random", "longitude") if name in names]
@@ -244,3 +265,4 @@ if __name__ == "__main__":
                 lines.write(json.dumps(row) + "\n")
             print(pd.Series(row).to_string(), flush=True)
             keras.backend.clear_session()
+    summarise(out)

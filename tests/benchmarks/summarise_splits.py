@@ -1,9 +1,10 @@
-"""Write splits.csv, elsewhere.csv and distance.csv from the records of runs on several splits.
+"""Write tables about the committed runs: splits, comparisons, elsewhere and distance (.csv).
 
-    python tests/benchmarks/summarise_splits.py RUN_FOLDER ... [--coordinates CSV]
+    python tests/benchmarks/summarise_splits.py [--coordinates CSV]
 
-Each RUN_FOLDER is a RESULTS_DIR of Training.ipynb. The coordinates (columns tile, lat, lon) come
-from a public copy: github.com/Vezarachan/TUM_Course_SVA_TrustGeoAI.
+The runs are results/ and the folders in results/runs/, each a RESULTS_DIR of Training.ipynb. The
+coordinates (columns tile, lat, lon) come from a public copy:
+github.com/Vezarachan/TUM_Course_SVA_TrustGeoAI.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 from sklearn.neighbors import BallTree
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -20,7 +22,8 @@ sys.path.insert(0, str(RESULTS.parent))
 
 from eurosat_utils import CLASSES, save_table, wilson_interval  # noqa: E402
 
-NAMES = {(96, 96, 96, 128, 160): "default", (96, 96, 96, 128): "short preset"}
+LONGITUDE = RESULTS / "runs" / "longitude"  # the default on that split
+NAMES = {(96, 96, 96, 96, 96, 96, 128): "default", (64, 64, 64, 96, 128): "short preset"}
 
 
 def summary(folder):
@@ -28,6 +31,9 @@ def summary(folder):
     run = json.loads(Path(folder, "run.json").read_text("utf-8"))
     metrics, settings = run["metrics"], run["parameters"]
     low, high = metrics["accuracy_95_percent_interval"]
+    held_out = pd.read_csv(Path(folder, "validation_predictions.csv"))
+    right = (held_out["label"] == held_out["predicted"]).sum()
+    validation_low, validation_high = wilson_interval(right, len(held_out))
     after = metrics["calibration"]["after calibration"]
     sizes = tuple(settings["IMAGE_SIZES"])
     by_size = ", ".join(f"{sizes.count(size)}x{size}" for size in dict.fromkeys(sizes))
@@ -35,7 +41,10 @@ def summary(folder):
         "recipe": NAMES.get(sizes, by_size),
         "split": settings["SPLIT"],
         "split_seed": settings["SPLIT_SEED"] if settings["SPLIT"] == "random" else "",
-        "validation_accuracy": metrics["validation_accuracy"],
+        "validation_accuracy": right / len(held_out),
+        "validation_from": validation_low,
+        "validation_to": validation_high,
+        "validation_log_loss": metrics["validation_log_loss"],
         "accuracy": metrics["accuracy"],
         "from": low,
         "to": high,
@@ -69,7 +78,7 @@ def by_distance(folder, coordinates):
 
 def confusions():
     """Return how many test tiles of each class got which answer, here and there."""
-    places = {"regions it knows": RESULTS, "unseen countries": RESULTS / "longitude"}
+    places = {"regions it knows": RESULTS, "unseen countries": LONGITUDE}
     columns = {}
     for place, folder in places.items():
         test = pd.read_csv(folder / "test_predictions.csv")
@@ -78,12 +87,70 @@ def confusions():
     return pd.DataFrame(columns).reset_index(names=["label", "predicted"])
 
 
+def pair(folder, other, part):
+    """Return, for each tile of a part, which run has it right and how its two losses differ."""
+    tables = [
+        pd.read_csv(Path(place, f"{part}_predictions.csv"), index_col="file")
+        for place in (folder, other)
+    ]
+    columns = {}
+    for name, table in zip(("first", "second"), tables, strict=True):
+        columns[name] = table["label"] == table["predicted"]
+        of_label = table[list(CLASSES)].to_numpy()[
+            np.arange(len(table)), table["label"].map(CLASSES.index)
+        ]
+        columns[name + " loss"] = pd.Series(-np.log(np.maximum(of_label, 1e-7)), table.index)
+    tiles = pd.DataFrame(columns)
+    return tiles.assign(difference=tiles["first loss"] - tiles["second loss"])
+
+
+def bootstrap(differences, random):
+    """Return 2,000 means of paired differences, each of tiles drawn with replacement."""
+    return np.array([random.choice(differences, len(differences)).mean() for _ in range(2000)])
+
+
+def comparisons(folders):
+    """Return how the default differs from each other recipe on the same split.
+
+    Accuracies by McNemar's exact test, log losses by a paired bootstrap over tiles. The rows of
+    both splits have the mean of both differences, by which the default was chosen.
+    """
+    runs = pd.DataFrame(map(summary, folders)).assign(folder=folders)
+    runs["split"] = (runs["split"] + " " + runs["split_seed"].astype(str)).str.strip()
+    default = runs[runs["recipe"] == "default"].set_index("split")["folder"]
+    others = runs[(runs["recipe"] != "default") & runs["split"].isin(default.index)]
+    rows, random = [], np.random.default_rng(0)
+    for (recipe, part), group in pd.concat(
+        [others.assign(part=part) for part in ("validation", "test")]
+    ).groupby(["recipe", "part"], sort=False):
+        means, draws = [], []
+        for row in group.itertuples():
+            tiles = pair(default[row.split], row.folder, part)
+            won = int((tiles["first"] & ~tiles["second"]).sum())
+            lost = int((tiles["second"] & ~tiles["first"]).sum())
+            p = binomtest(won, won + lost).pvalue if won + lost else 1.0
+            means.append(tiles["difference"].mean())
+            draws.append(bootstrap(tiles["difference"].to_numpy(), random))
+            ends = np.quantile(draws[-1], [0.025, 0.975])
+            rows.append([recipe, row.split, part, won, lost, p, means[-1], *ends])
+        if len(group) == 2:
+            ends = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
+            rows.append([recipe, "both", part, None, None, None, np.mean(means), *ends])
+    columns = ["against", "split", "part", "only the default right", "only the other right"]
+    columns += ["p", "log loss, default minus other", "from", "to"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.astype(dict.fromkeys(columns[3:5], "Int64"))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+")
     parser.add_argument("--coordinates")
     arguments = parser.parse_args()
-    save_table(pd.DataFrame(map(summary, arguments.folders)), RESULTS / "splits.csv")
+    folders = [RESULTS, *sorted((RESULTS / "runs").iterdir())]
+    splits = pd.DataFrame(map(summary, folders)).sort_values(["split", "split_seed"])
+    first = splits["recipe"].map({"default": 0, "short preset": 1}).fillna(2)
+    save_table(splits.iloc[np.argsort(first, kind="stable")], RESULTS / "splits.csv")
+    save_table(comparisons(folders), RESULTS / "comparisons.csv")
     save_table(confusions(), RESULTS / "elsewhere.csv")
     if arguments.coordinates:
         save_table(by_distance(RESULTS, arguments.coordinates), RESULTS / "distance.csv")
