@@ -81,7 +81,6 @@ RECIPES = {  # name: what differs from the basis
     # added when 6x96, 1x128 in bfloat16 had a log loss of 0.0415 on the random validation part,
     # and an earlier run of it in float32 0.0364
     "float32": {"arithmetic": "float32"},
-    "all but convolutions in float32": {"arithmetic": "mixed"},
 }
 BASIS = {
     "sizes": (96,) * 5,  # pixels, one entry an epoch
@@ -98,7 +97,7 @@ BASIS = {
     "dropout": 0.0,  # of the features, in fine-tuning
     "average": 0.0,  # momentum of the weights' moving average; the rate then stays at its peak
     "batch_size": 64,
-    "arithmetic": "bfloat16",  # or float32; "mixed": only the convolutions in bfloat16
+    "arithmetic": "bfloat16",  # or float32
 }
 
 
@@ -151,10 +150,6 @@ def run(recipe, weights, train, validation):
     is_float32 = recipe["arithmetic"] == "float32"
     keras.config.set_dtype_policy("float32" if is_float32 else "mixed_bfloat16")
     network = load_backbone(weights)
-    if recipe["arithmetic"] == "mixed":
-        for layer in network.layers:
-            if not isinstance(layer, layers.Conv2D):
-                layer.dtype_policy = keras.DTypePolicy("float32")
     head = layers.Dense(len(CLASSES), dtype="float32", name="classes")
     dropout, models = layers.Dropout(recipe["dropout"], seed=SEED), {}
     for size in dict.fromkeys(recipe["sizes"]):

@@ -23,7 +23,7 @@ sys.path.insert(0, str(RESULTS.parent))
 from eurosat_utils import CLASSES, save_table, wilson_interval  # noqa: E402
 
 LONGITUDE = RESULTS / "runs" / "longitude"  # the default on that split
-NAMES = {(96, 96, 96, 96, 96, 96, 128): "default", (64, 64, 64, 96, 128): "short preset"}
+NAMES = {(96, 96, 96, 128, 160): "default", (64, 64, 64, 96, 128): "short preset"}
 
 
 def summary(folder):
