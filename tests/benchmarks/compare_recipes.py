@@ -7,10 +7,11 @@ lies below 0; among recipes that are equal within it, the one that costs fewer F
 simpler one. What is chosen with few training tiles is confirmed with all of them.
 
 With all training tiles two defaults are compared by this criterion: 3x96, 1x128, 1x160 (epochs x
-pixels, 0.52 PFLOP) and 6x96, 1x128 (0.54), the cheaper one staying if they are equal. The short
-preset is to cost at most 0.3 PFLOP: 3x64, 1x96, 1x128 (0.28) is taken if its calibrated log loss on
-the random validation part is at most 0.052, two standard deviations (of three seeds) above the mean
-of the one before (3x96, 1x128: 0.33 PFLOP, 0.0470). All this was written before these runs.
+pixels, 0.52 PFLOP) and 6x96, 1x128 (0.54), the cheaper one staying if they are equal (written when
+three of the four runs were known). The short preset is to cost at most 0.3 PFLOP: 3x64, 1x96, 1x128
+(0.28) is taken if its calibrated log loss on the random validation part is at most 0.052, two
+standard deviations (of three seeds) above the mean of the one before (3x96, 1x128: 0.33 PFLOP,
+0.0470); written before its runs.
 
     python tests/benchmarks/compare_recipes.py DATA_DIR WEIGHTS OUT [longitude] basis "mixup" ...
 

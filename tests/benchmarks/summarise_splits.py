@@ -51,6 +51,7 @@ def summary(folder):
         "macro_f1": metrics["macro_f1"],
         "log_loss": after["log_loss"],
         "calibration_error": after["expected_calibration_error"],
+        "temperature": metrics["temperature"],
         "pflop": run["pflop"],
         "minutes": run["seconds"]["fine-tuning"] / 60,
         "arithmetic": run["dtype"],
