@@ -88,21 +88,14 @@ def confusions():
     return pd.DataFrame(columns).reset_index(names=["label", "predicted"])
 
 
-def pair(folder, other, part):
-    """Return, for each tile of a part, which run has it right and how its two losses differ."""
-    tables = [
-        pd.read_csv(Path(place, f"{part}_predictions.csv"), index_col="file")
-        for place in (folder, other)
+def answers(folder, part):
+    """Return, for each tile of a part, whether the run has it right, and its loss."""
+    table = pd.read_csv(Path(folder, f"{part}_predictions.csv"), index_col="file")
+    of_label = table[list(CLASSES)].to_numpy()[
+        np.arange(len(table)), table["label"].map(CLASSES.index)
     ]
-    columns = {}
-    for name, table in zip(("first", "second"), tables, strict=True):
-        columns[name] = table["label"] == table["predicted"]
-        of_label = table[list(CLASSES)].to_numpy()[
-            np.arange(len(table)), table["label"].map(CLASSES.index)
-        ]
-        columns[name + " loss"] = pd.Series(-np.log(np.maximum(of_label, 1e-7)), table.index)
-    tiles = pd.DataFrame(columns)
-    return tiles.assign(difference=tiles["first loss"] - tiles["second loss"])
+    loss = -np.log(np.maximum(of_label, 1e-7))
+    return pd.DataFrame({"right": table["label"] == table["predicted"], "loss": loss})
 
 
 def bootstrap(differences, random):
@@ -110,14 +103,14 @@ def bootstrap(differences, random):
     return np.array([random.choice(differences, len(differences)).mean() for _ in range(2000)])
 
 
-def comparisons(folders):
+def comparisons(runs):
     """Return how the default differs from each other recipe on the same split.
 
     Accuracies by McNemar's exact test, log losses by a paired bootstrap over tiles. The rows of
     both splits have the mean of both differences, by which the default was chosen.
     """
-    runs = pd.DataFrame(map(summary, folders)).assign(folder=folders)
-    runs["split"] = (runs["split"] + " " + runs["split_seed"].astype(str)).str.strip()
+    names = (runs["split"] + " " + runs["split_seed"].astype(str)).str.strip()
+    runs = runs.assign(split=names)
     default = runs[runs["recipe"] == "default"].set_index("split")["folder"]
     others = runs[(runs["recipe"] != "default") & runs["split"].isin(default.index)]
     rows, random = [], np.random.default_rng(0)
@@ -126,12 +119,13 @@ def comparisons(folders):
     ).groupby(["recipe", "part"], sort=False):
         means, draws = [], []
         for row in group.itertuples():
-            tiles = pair(default[row.split], row.folder, part)
-            won = int((tiles["first"] & ~tiles["second"]).sum())
-            lost = int((tiles["second"] & ~tiles["first"]).sum())
+            mine, other = answers(default[row.split], part), answers(row.folder, part)
+            won = int((mine["right"] & ~other["right"]).sum())
+            lost = int((other["right"] & ~mine["right"]).sum())
+            difference = mine["loss"] - other["loss"]
             p = binomtest(won, won + lost).pvalue if won + lost else 1.0
-            means.append(tiles["difference"].mean())
-            draws.append(bootstrap(tiles["difference"].to_numpy(), random))
+            means.append(difference.mean())
+            draws.append(bootstrap(difference.to_numpy(), random))
             ends = np.quantile(draws[-1], [0.025, 0.975])
             rows.append([recipe, row.split, part, won, lost, p, means[-1], *ends])
         if len(group) == 2:
@@ -148,10 +142,11 @@ if __name__ == "__main__":
     parser.add_argument("--coordinates")
     arguments = parser.parse_args()
     folders = [RESULTS, *sorted((RESULTS / "runs").iterdir())]
-    splits = pd.DataFrame(map(summary, folders)).sort_values(["split", "split_seed"])
+    runs = pd.DataFrame(map(summary, folders))
+    splits = runs.sort_values(["split", "split_seed"])
     first = splits["recipe"].map({"default": 0, "short preset": 1}).fillna(2)
     save_table(splits.iloc[np.argsort(first, kind="stable")], RESULTS / "splits.csv")
-    save_table(comparisons(folders), RESULTS / "comparisons.csv")
+    save_table(comparisons(runs.assign(folder=folders)), RESULTS / "comparisons.csv")
     save_table(confusions(), RESULTS / "elsewhere.csv")
     if arguments.coordinates:
         save_table(by_distance(RESULTS, arguments.coordinates), RESULTS / "distance.csv")

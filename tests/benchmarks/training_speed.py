@@ -42,7 +42,8 @@ def keras_steps(options, images, labels, fold):
     network = keras.applications.ResNet50(
         include_top=False, weights=None, input_shape=(None, None, 3), pooling="avg"
     )
-    network = fold_normalisation(network) if fold else network
+    if fold:
+        network = fold_normalisation(network)
     for layer in network.layers:
         is_normalisation = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = layer.name.startswith(tuple(options.stages)) and not is_normalisation
