@@ -133,7 +133,7 @@ def splits():
 
 
 def test_splits_follow_from_the_records_of_their_runs(splits):
-    folders = [RESULTS, *(RESULTS / "runs").iterdir()]
+    folders = [RESULTS, *(path.parent for path in RESULTS.glob("runs/*/run.json"))]
     assert len(splits) == len(folders)
     for folder in folders:
         record = json.loads((folder / "run.json").read_text("utf-8"))
@@ -142,6 +142,7 @@ def test_splits_follow_from_the_records_of_their_runs(splits):
         rows = splits[splits["split"] == settings["SPLIT"]]
         rows = rows[(rows["accuracy"] - metrics["accuracy"]).abs() < 5e-5]
         (row,) = rows[(rows["pflop"] - record["pflop"]).abs() < 5e-5].to_dict("records")
+        assert row["seed"] == settings["SEED"]
         assert row["macro_f1"] == pytest.approx(metrics["macro_f1"], abs=5e-5)
         assert record["pflop"] == pytest.approx(training_pflop(settings["IMAGE_SIZES"], 16_200))
         if settings["SPLIT"] == "random":

@@ -41,6 +41,7 @@ def summary(folder):
         "recipe": NAMES.get(sizes, by_size),
         "split": settings["SPLIT"],
         "split_seed": settings["SPLIT_SEED"] if settings["SPLIT"] == "random" else "",
+        "seed": settings["SEED"],
         "validation_accuracy": right / len(held_out),
         "validation_from": validation_low,
         "validation_to": validation_high,
@@ -110,7 +111,7 @@ def comparisons(runs):
     both splits have the mean of both differences, by which the default was chosen.
     """
     names = (runs["split"] + " " + runs["split_seed"].astype(str)).str.strip()
-    runs = runs.assign(split=names)
+    runs = runs.assign(split=names)[runs["seed"] == 0]
     default = runs[runs["recipe"] == "default"].set_index("split")["folder"]
     others = runs[(runs["recipe"] != "default") & runs["split"].isin(default.index)]
     rows, random = [], np.random.default_rng(0)
@@ -141,9 +142,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--coordinates")
     arguments = parser.parse_args()
-    folders = [RESULTS, *sorted((RESULTS / "runs").iterdir())]
+    finished = [RESULTS / "run.json", *sorted(RESULTS.glob("runs/*/run.json"))]
+    folders = [path.parent for path in finished]
     runs = pd.DataFrame(map(summary, folders))
-    splits = runs.sort_values(["split", "split_seed"])
+    splits = runs.sort_values(["split", "split_seed", "seed"])
     first = splits["recipe"].map({"default": 0, "short preset": 1}).fillna(2)
     save_table(splits.iloc[np.argsort(first, kind="stable")], RESULTS / "splits.csv")
     save_table(comparisons(runs.assign(folder=folders)), RESULTS / "comparisons.csv")
