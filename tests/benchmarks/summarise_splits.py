@@ -60,18 +60,31 @@ def summary(folder):
     }
 
 
-def by_distance(folder, coordinates):
-    """Return the accuracy of test tiles by the distance to the nearest training tile."""
+def nearest_tiles(folder, coordinates):
+    """Return whether each test tile is right, and how many km from the nearest training tile."""
     places = np.radians(pd.read_csv(coordinates).set_index("tile")[["lat", "lon"]])
-    split = pd.read_csv(Path(folder, "split.csv"))
-    test = pd.read_csv(Path(folder, "test_predictions.csv"))
-    train = split["file"][split["split"] == "train"].map(lambda file: Path(file).stem)
-    tree = BallTree(places.loc[train].to_numpy(), metric="haversine")
-    nearest, _ = tree.query(places.loc[test["file"].map(lambda file: Path(file).stem)].to_numpy())
-    kilometres = pd.cut(6371 * nearest[:, 0], [0, 1, 5, np.inf], include_lowest=True)
-    right = (test["label"] == test["predicted"]).groupby(kilometres, observed=True)
-    table = right.agg(["size", "sum"]).set_axis(["tiles", "right"], axis=1)
-    table.index = ["under 1 km", "1 to 5 km", "over 5 km"]
+    validation, test = (
+        pd.read_csv(Path(folder, f"{part}_predictions.csv")) for part in ("validation", "test")
+    )
+    validation_names, test_names = (
+        table["file"].map(lambda file: Path(file).stem) for table in (validation, test)
+    )
+    train = places.drop([*validation_names, *test_names])
+    tree = BallTree(train.to_numpy(), metric="haversine")
+    nearest, _ = tree.query(places.loc[test_names].to_numpy())
+    right = test["label"] == test["predicted"]
+    return pd.DataFrame({"right": right, "kilometres": 6371 * nearest[:, 0]})
+
+
+def by_distance(coordinates):
+    """Return the accuracy of test tiles by the distance to the nearest training tile."""
+    here, there = (nearest_tiles(folder, coordinates) for folder in (RESULTS, LONGITUDE))
+    names = ["under 1 km", "1 to 5 km", "over 5 km"]
+    ranges = pd.cut(here["kilometres"], [0, 1, 5, np.inf], labels=names, include_lowest=True)
+    far = f"{there['kilometres'].min():.0f} km and more (split by longitude)"
+    ranges = pd.concat([ranges.astype(str), pd.Series(far, there.index)])
+    right = pd.concat([here, there])["right"].groupby(ranges.to_numpy())
+    table = right.agg(["size", "sum"]).set_axis(["tiles", "right"], axis=1).loc[[*names, far]]
     table["accuracy"] = table["right"] / table["tiles"]
     ends = [wilson_interval(*row) for row in table[["right", "tiles"]].to_numpy()]
     table[["from", "to"]] = ends
@@ -151,4 +164,4 @@ if __name__ == "__main__":
     save_table(comparisons(runs.assign(folder=folders)), RESULTS / "comparisons.csv")
     save_table(confusions(), RESULTS / "elsewhere.csv")
     if arguments.coordinates:
-        save_table(by_distance(RESULTS, arguments.coordinates), RESULTS / "distance.csv")
+        save_table(by_distance(arguments.coordinates), RESULTS / "distance.csv")
