@@ -91,12 +91,13 @@ def by_distance(coordinates):
     return table.drop(columns="right").reset_index(names="nearest training tile")
 
 
-def confusions():
-    """Return how many test tiles of each class got which answer, here and there."""
-    places = {"regions it knows": RESULTS, "unseen countries": LONGITUDE}
-    columns = {}
-    for place, folder in places.items():
-        test = pd.read_csv(folder / "test_predictions.csv")
+def confusions(runs):
+    """Return how many test tiles of each class got which answer in the default's runs."""
+    places = {"random": "regions it knows", "longitude": "unseen countries"}
+    default, columns = runs[runs["recipe"] == "default"], {}
+    for split, place in places.items():
+        folders = default["folder"][default["split"] == split]
+        test = pd.concat(pd.read_csv(folder / "test_predictions.csv") for folder in folders)
         matrix = pd.crosstab(test["label"], test["predicted"])
         columns[place] = matrix.reindex(index=CLASSES, columns=CLASSES, fill_value=0).stack()
     return pd.DataFrame(columns).reset_index(names=["label", "predicted"])
@@ -157,11 +158,12 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     finished = [RESULTS / "run.json", *sorted(RESULTS.glob("runs/*/run.json"))]
     folders = [path.parent for path in finished]
-    runs = pd.DataFrame(map(summary, folders))
-    splits = runs.sort_values(["split", "split_seed", "seed"])
+    splits = pd.DataFrame(map(summary, folders))
+    runs = splits.assign(folder=folders)
+    splits = splits.sort_values(["split", "split_seed", "seed"])
     first = splits["recipe"].map({"default": 0, "short preset": 1}).fillna(2)
     save_table(splits.iloc[np.argsort(first, kind="stable")], RESULTS / "splits.csv")
-    save_table(comparisons(runs.assign(folder=folders)), RESULTS / "comparisons.csv")
-    save_table(confusions(), RESULTS / "elsewhere.csv")
+    save_table(comparisons(runs), RESULTS / "comparisons.csv")
+    save_table(confusions(runs), RESULTS / "elsewhere.csv")
     if arguments.coordinates:
         save_table(by_distance(arguments.coordinates), RESULTS / "distance.csv")
