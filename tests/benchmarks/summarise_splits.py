@@ -119,13 +119,13 @@ def bootstrap(differences, random):
 
 
 def comparisons(runs):
-    """Return how the default differs from each other recipe on the same split.
+    """Return how the default differs from each other recipe on the same split, of one seed.
 
     Accuracies by McNemar's exact test, log losses by a paired bootstrap over tiles. The rows of
     both splits have the mean of both differences, by which the default was chosen.
     """
     names = (runs["split"] + " " + runs["split_seed"].astype(str)).str.strip()
-    runs = runs.assign(split=names)[runs["seed"] == 0]
+    runs = runs.assign(split=names)
     default = runs[runs["recipe"] == "default"].set_index("split")["folder"]
     others = runs[(runs["recipe"] != "default") & runs["split"].isin(default.index)]
     rows, random = [], np.random.default_rng(0)
@@ -163,7 +163,8 @@ if __name__ == "__main__":
     splits = splits.sort_values(["split", "split_seed", "seed"])
     first = splits["recipe"].map({"default": 0, "short preset": 1}).fillna(2)
     save_table(splits.iloc[np.argsort(first, kind="stable")], RESULTS / "splits.csv")
-    save_table(comparisons(runs), RESULTS / "comparisons.csv")
+    by_seed = [comparisons(group).assign(seed=seed) for seed, group in runs.groupby("seed")]
+    save_table(pd.concat(by_seed), RESULTS / "comparisons.csv")
     save_table(confusions(runs), RESULTS / "elsewhere.csv")
     if arguments.coordinates:
         save_table(by_distance(arguments.coordinates), RESULTS / "distance.csv")
