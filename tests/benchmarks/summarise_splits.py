@@ -60,35 +60,34 @@ def summary(folder):
     }
 
 
-def nearest_tiles(folder, coordinates):
+def nearest_tiles(folder, places):
     """Return whether each test tile is right, and how many km from the nearest training tile."""
-    places = np.radians(pd.read_csv(coordinates).set_index("tile")[["lat", "lon"]])
     validation, test = (
-        pd.read_csv(Path(folder, f"{part}_predictions.csv")) for part in ("validation", "test")
+        pd.read_csv(folder / f"{part}_predictions.csv") for part in ("validation", "test")
     )
-    validation_names, test_names = (
-        table["file"].map(lambda file: Path(file).stem) for table in (validation, test)
-    )
-    train = places.drop([*validation_names, *test_names])
+    for table in (validation, test):
+        table.index = table["file"].map(lambda file: Path(file).stem)
+    train = places.drop([*validation.index, *test.index])
     tree = BallTree(train.to_numpy(), metric="haversine")
-    nearest, _ = tree.query(places.loc[test_names].to_numpy())
+    nearest, _ = tree.query(places.loc[test.index].to_numpy())
     right = test["label"] == test["predicted"]
     return pd.DataFrame({"right": right, "kilometres": 6371 * nearest[:, 0]})
 
 
 def by_distance(coordinates):
     """Return the accuracy of test tiles by the distance to the nearest training tile."""
-    here, there = (nearest_tiles(folder, coordinates) for folder in (RESULTS, LONGITUDE))
+    places = np.radians(pd.read_csv(coordinates).set_index("tile")[["lat", "lon"]])
+    here, there = (nearest_tiles(folder, places) for folder in (RESULTS, LONGITUDE))
     names = ["under 1 km", "1 to 5 km", "over 5 km"]
     ranges = pd.cut(here["kilometres"], [0, 1, 5, np.inf], labels=names, include_lowest=True)
+    groups = dict(list(here["right"].groupby(ranges, observed=True)))
     far = f"{there['kilometres'].min():.0f} km and more (split by longitude)"
-    ranges = pd.concat([ranges.astype(str), pd.Series(far, there.index)])
-    right = pd.concat([here, there])["right"].groupby(ranges.to_numpy())
-    table = right.agg(["size", "sum"]).set_axis(["tiles", "right"], axis=1).loc[[*names, far]]
-    table["accuracy"] = table["right"] / table["tiles"]
-    ends = [wilson_interval(*row) for row in table[["right", "tiles"]].to_numpy()]
-    table[["from", "to"]] = ends
-    return table.drop(columns="right").reset_index(names="nearest training tile")
+    rows = [
+        [name, len(right), right.mean(), *wilson_interval(right.sum(), len(right))]
+        for name, right in (groups | {far: there["right"]}).items()
+    ]
+    columns = ["nearest training tile", "tiles", "accuracy", "from", "to"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def confusions(runs):
@@ -156,11 +155,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--coordinates")
     arguments = parser.parse_args()
-    finished = [RESULTS / "run.json", *sorted(RESULTS.glob("runs/*/run.json"))]
-    folders = [path.parent for path in finished]
-    splits = pd.DataFrame(map(summary, folders))
-    runs = splits.assign(folder=folders)
-    splits = splits.sort_values(["split", "split_seed", "seed"])
+    # of runs that are finished
+    folders = [RESULTS, *sorted(path.parent for path in RESULTS.glob("runs/*/run.json"))]
+    runs = pd.DataFrame(map(summary, folders)).assign(folder=folders)
+    splits = runs.drop(columns="folder").sort_values(["split", "split_seed", "seed"])
     first = splits["recipe"].map({"default": 0, "short preset": 1}).fillna(2)
     save_table(splits.iloc[np.argsort(first, kind="stable")], RESULTS / "splits.csv")
     by_seed = [comparisons(group).assign(seed=seed) for seed, group in runs.groupby("seed")]

@@ -129,7 +129,7 @@ def contestant(name, options, connection):
     images = np.random.default_rng(0).integers(0, 256, (options.batch, 64, 64, 3), np.uint8)
     labels = np.arange(options.batch) % 10
     if name.startswith("Keras"):
-        functions = keras_steps(options, images, labels, "not" not in name)
+        functions = keras_steps(options, images, labels, fold=name == "Keras")
     else:
         functions = torch_steps(options, images, labels, "folded" in name, "compiled" in name)
     for function in functions * 2:
