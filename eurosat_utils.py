@@ -1,45 +1,46 @@
-"""Load, split and plot EuroSAT (RGB) and classify images: what both notebooks share.
+"""Load, split and judge EuroSAT (RGB), and classify images of any size: what both notebooks share.
 
-The functions follow the data: fetch, list, load, split, save, plot, classify. Importing silences
-start-up notes and settles that Keras runs on TensorFlow, on the CPU, in float32.
+The functions follow the data: fetch, list, split, train, save, plot, classify. From a shell,
+
+    python eurosat_utils.py my-images
+
+makes land-cover maps of your own images. Importing settles that Keras runs on TensorFlow, on the
+CPU and in float32, and keeps TensorFlow's start-up notes away.
 """
 
-import copy
+import argparse
 import hashlib
 import json
 import os
 import platform
 import shutil
-import struct
 import sys
 import tempfile
 import time
 import warnings
 import zipfile
-import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import fill
 from typing import NamedTuple
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import rasterio
+import rasterio.transform
 import rasterio.warp
+import seaborn as sns
 from IPython import display, get_ipython
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgba_array
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
-from numpy.typing import ArrayLike
-from PIL import ExifTags, Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from rasterio.enums import ColorInterp, MaskFlags
+from PIL import Image, ImageOps
+from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 from scipy.optimize import minimize_scalar
@@ -50,15 +51,11 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
 # Start-up notes would fill every notebook; TensorFlow writes its own past Python and log levels.
-warnings.filterwarnings("ignore", "IProgress not found")  # tqdm draws a bar without ipywidgets
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else off without AVX-512; halves the time
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # these notebooks are for the CPU
-os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's keras.json says
-try:
-    _stderr = os.dup(2)
-except OSError:  # closed, or a Windows program without a console
-    _stderr = os.open(os.devnull, os.O_WRONLY)
+os.environ["KERAS_BACKEND"] = "tensorflow"  # as the next settings: whatever keras.json says
+_stderr = os.dup(2)
 with Path(os.devnull).open("w") as _null:
     os.dup2(_null.fileno(), 2)
     try:
@@ -67,70 +64,13 @@ with Path(os.devnull).open("w") as _null:
         import tensorflow as tf
     finally:
         os.dup2(_stderr, 2)
-        if _stderr != 2:
-            os.close(_stderr)
-keras.config.set_image_data_format("channels_last")  # as the next two: whatever keras.json says
+        os.close(_stderr)
+keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")
 keras.config.set_dtype_policy("float32")
 tf.get_logger().setLevel("ERROR")  # no notes on tracing, either
+pooch.get_logger().setLevel("WARNING")
 
-# Helber et al. 2019, "EuroSAT", IEEE JSTARS 12(7), doi:10.1109/JSTARS.2019.2918242
-CLASSES = (
-    "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture",
-    "PermanentCrop", "Residential", "River", "SeaLake",
-)  # fmt: skip
-LEVELS = (0, 2750)  # what became black and white in EuroSAT, in 1/10,000 of the reflectance
-BATCH_SIZE = 64  # tiles that are classified in one step
-DATA_OPTIONS = tf.data.Options()
-DATA_OPTIONS.autotune.enabled = False  # its thread can keep the end of a pass waiting for a minute
-NO_DATA = "no data"  # instead of a class
-TILE_SIZE = 64  # pixels; one pixel is 10 m on the ground
-ARCHIVES = {  # file name: (URL, SHA-256); the same tiles, packed differently
-    "EuroSAT_RGB.zip": (
-        "https://zenodo.org/records/7711810/files/EuroSAT_RGB.zip",
-        "b4f5b234ecb7d7ff9c6cddb046543b4717c53fd6e9815be6c0e80cc614f51b90",
-    ),
-    "EuroSAT.zip": (
-        "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
-        "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
-        "8ebea626349354c5328b142b96d0430e647051f26efc2dc974c843f25ecf70bd",
-    ),
-}
-IMAGENET_WEIGHTS = (
-    "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
-    "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
-)
-LONGITUDE_LISTS = {  # torchgeo's EuroSATSpatial: part: (URL, SHA-256); one name of a tile a line
-    part: (
-        "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
-        f"1ce6f1bfb56db63fd91b6ecc466ea67f2509774c/eurosat-spatial-{short}.txt",
-        sha256,
-    )
-    for part, short, sha256 in (
-        ("train", "train", "2db7d455afb8dcbca898ea19a00f1f90c091734efdbba89e22aaf24056da243f"),
-        ("validation", "val", "6c758477604b7057a0fd990d7f6327b63b99a6725aac11a6a9d0174a7fdd8f0b"),
-        ("test", "test", "de22dec83d350cac3b3e4ca8e285cb6733c81ab94bf5bcf9213a567993402452"),
-    )
-}
-USER_AGENT = "eurosat-notebooks/1.0"  # Zenodo turns generic Python clients away
-GDAL_OPTIONS = {
-    "GDAL_CACHEMAX": 256 * 2**20,  # bytes; the default is 5% of the machine's memory
-    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # by default what is missing is whatever was in memory
-}
-DRIVERS = ("JPEG", "PNG", "GTiff", "JP2OpenJPEG")  # some other formats refer to further files
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2")
-COLOUR_ROLES = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-TURNS = {  # EXIF's orientations other than 1, as what has to be done
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-MAX_PIXELS = 400_000_000  # of an image: three Sentinel-2 scenes, 1.2 GB in memory
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above this and refuses the double of it
 CLASS_COLOURS = {  # as in nature where possible; those that look alike to some differ in brightness
     "AnnualCrop": "#f0e442",
     "Forest": "#00662d",
@@ -143,193 +83,161 @@ CLASS_COLOURS = {  # as in nature where possible; those that look alike to some 
     "River": "#7fd3f7",
     "SeaLake": "#10439f",
 }
-MAP_ALPHA = 0.8  # of class colours laid over an image
-MAX_DATA_BYTES = 10**9  # bytes of an extracted archive; EuroSAT has a tenth of that
-MAX_FIGURE_BYTES = 400_000  # bytes; a page with a dozen such figures still opens fast
-TIMEOUT = 60  # seconds without an answer before the next source is tried
+CLASSES = tuple(CLASS_COLOURS)  # in this order the model answers
+NO_DATA = "no data"  # instead of a class
+TILE_SIZE = 64  # pixels; one pixel is 10 m on the ground
+BATCH_SIZE = 64  # tiles that are classified in one step
+PARTS = ("train", "validation", "test")
+DATA_OPTIONS = tf.data.Options()
+DATA_OPTIONS.autotune.enabled = False  # its thread can keep the end of a pass waiting for a minute
+
+# Helber et al. 2019, "EuroSAT", IEEE JSTARS 12(7), doi:10.1109/JSTARS.2019.2918242
+ARCHIVES = {  # file: (URL, checksum); the same tiles, packed differently
+    "EuroSAT_RGB.zip": (
+        "https://zenodo.org/records/7711810/files/EuroSAT_RGB.zip",
+        "sha256:b4f5b234ecb7d7ff9c6cddb046543b4717c53fd6e9815be6c0e80cc614f51b90",
+    ),
+    "EuroSAT.zip": (
+        "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
+        "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
+        "sha256:8ebea626349354c5328b142b96d0430e647051f26efc2dc974c843f25ecf70bd",
+    ),
+}
+LONGITUDE_URL = (
+    "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
+    "1ce6f1bfb56db63fd91b6ecc466ea67f2509774c/"
+)
+LONGITUDE_LISTS = {  # torchgeo's EuroSATSpatial, as PARTS: file: SHA-256; a tile's name in a line
+    "eurosat-spatial-train.txt": "2db7d455afb8dcbca898ea19a00f1f90c091734efdbba89e22aaf24056da243f",
+    "eurosat-spatial-val.txt": "6c758477604b7057a0fd990d7f6327b63b99a6725aac11a6a9d0174a7fdd8f0b",
+    "eurosat-spatial-test.txt": "de22dec83d350cac3b3e4ca8e285cb6733c81ab94bf5bcf9213a567993402452",
+}
+IMAGENET_WEIGHTS = (  # of ResNet50 in keras.applications: file, URL, checksum
+    "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+    "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    "md5:4d473c1dd8becc155b73f8504c6f6626",
+)
+USER_AGENT = "eurosat-notebooks/1.0"  # Zenodo turns generic Python clients away
+TIMEOUT = 60  # seconds without an answer before a download is given up
+
+LEVELS_16_BIT = (0, 2750)  # what became black and white in EuroSAT, in 1/10,000 of the reflectance
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2")
+DRIVERS = ("JPEG", "PNG", "GTiff", "JP2OpenJPEG")  # of GDAL; others may refer to further files
+GDAL_OPTIONS = {
+    "GDAL_CACHEMAX": 256 * 2**20,  # bytes; the default is 5% of the machine's memory
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # by default what is missing is whatever was in memory
+}
+MAX_PIXELS = 400_000_000  # of an image: three Sentinel-2 scenes, 1.2 GB in memory
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 # ---------------------------------------------------------------- fetch, load and split
 
 
-def path_setting(name: str, value: str | Path) -> Path:
-    """Return a setting as a path, `~` expanded.
-
-    `papermill -p` makes numbers of names such as `2750`, `1e3` and `2024_06`. A whole number is
-    taken if something in the working folder has this name and nothing else there reads as it.
-
-    Args:
-        name: The setting, for the message.
-        value: What the user gave.
-
-    Raises:
-        ValueError: It is empty, or not text, or may mean several things.
-    """
-    if isinstance(value, str | os.PathLike) and str(value).strip():
-        with suppress(RuntimeError):  # ~ of an unknown user: a file's name
-            return Path(value).expanduser()
-        return Path(value)
-    if type(value) is int:
-        names = [entry.name for entry in Path().iterdir() if _reads_as(entry.name, value)]
-        if names == [str(value)]:
-            return Path(names[0])
-    raise ValueError(
-        f"{name} must be a path, not {value!r}. papermill's -p makes numbers of some names: write "
-        f"the name with ./ before it, as in -p {name} ./2750, or give it with -r instead of -p."
-    )
-
-
-def _reads_as(text: str, number: int) -> bool:
-    with suppress(ValueError):
-        return int(text) == number
-    return False
-
-
 def fetch_eurosat(data_dir: str | Path = "data") -> Path:
-    """Find EuroSAT below a folder; extract or download it only if it is not there.
+    """Find EuroSAT in a folder; unpack or download it if it is not there.
 
     Args:
-        data_dir: Holds the ten class folders (also below `EuroSAT_RGB/` or `2750/`), an archive, or
-            nothing yet; or is itself a .zip archive, which is extracted beside it.
+        data_dir: Holds the ten class folders (perhaps in `EuroSAT_RGB/` or `2750/`), an archive
+            that is named as in `ARCHIVES`, or nothing yet.
 
     Returns:
         The folder that contains the class folders.
 
     Raises:
-        ValueError: An archive that is present cannot be extracted.
+        ValueError: An archive that is present is damaged or does not hold EuroSAT.
         FileNotFoundError: Nothing is present and no download worked.
     """
-    data_dir = path_setting("DATA_DIR", data_dir)
-    is_archive = data_dir.suffix.lower() == ".zip" and not data_dir.is_dir()
-    if is_archive and data_dir.exists():
-        return _class_root(data_dir.with_suffix("")) or _extract(data_dir, data_dir.stem)
-    if is_archive or data_dir.is_file():
-        raise ValueError(f"DATA_DIR: {data_dir} is neither a folder nor an existing .zip archive.")
-    if (folder := _class_root(data_dir)) is not None:
-        return folder
+    data_dir = Path(data_dir).expanduser()
+    for folder in (data_dir / "EuroSAT_RGB", data_dir / "2750", data_dir):
+        if any((folder / name).is_dir() for name in CLASSES):
+            return folder
     for name in ARCHIVES:
         if (data_dir / name).is_file():
-            return _extract(data_dir / name)
+            return _unpack(data_dir / name)
     failures = []
-    for name, (url, sha256) in ARCHIVES.items():
-        if failure := _download(url, sha256, data_dir, name):
-            failures.append(failure)
-        else:
-            return _extract(data_dir / name)
-    raise FileNotFoundError(
-        "\n".join(
-            [f"EuroSAT is not in {data_dir.absolute()} and could not be downloaded:", *failures]
+    for name, (url, checksum) in ARCHIVES.items():
+        try:
+            return _unpack(_fetch(data_dir, name, url, checksum))
+        except FileNotFoundError as error:
+            failures.append(str(error))
+    failures.append("To see both notebooks at work on drawn tiles instead: python tests/demo.py")
+    raise FileNotFoundError("\n".join(failures))
+
+
+def fetch_weights(weights: str | Path, data_dir: str | Path = "data") -> Path:
+    """Return the file of weights to start from; `"imagenet"` is fetched into `data_dir`.
+
+    Raises:
+        ValueError: A file of that name is there and is not the published one.
+        FileNotFoundError: The download did not work.
+    """
+    if weights == "imagenet":
+        return _fetch(Path(data_dir).expanduser(), *IMAGENET_WEIGHTS)
+    return Path(weights).expanduser()
+
+
+def _fetch(folder: Path, name: str, url: str, checksum: str) -> Path:
+    """Return a file of a folder, downloaded if it is not there, its checksum verified."""
+    path, (algorithm, digest) = folder / name, checksum.split(":")
+    if path.exists() and pooch.file_hash(path, algorithm) != digest:
+        raise ValueError(
+            f"{path} is not the published file. Move it away: it will be downloaded again."
         )
-        + f"\nDownload one of these files with a browser and put it, as {' or '.join(ARCHIVES)}, "
-        f"into {data_dir.absolute()}; then run this cell again.\n"
-        "Or see both notebooks at work on tiles that are drawn: python tests/demo.py"
+    downloader = pooch.HTTPDownloader(
+        progressbar=True, headers={"User-Agent": USER_AGENT}, timeout=TIMEOUT
     )
-
-
-def _download(url: str, sha256: str, folder: Path, name: str) -> str | None:
-    """Download a file and verify it; return why that failed, if it did."""
-    agent = {"User-Agent": USER_AGENT}
-    has_console = sys.stderr is not None
-    downloader = pooch.HTTPDownloader(progressbar=has_console, headers=agent, timeout=TIMEOUT)
-    registry = {"registry": {name: f"sha256:{sha256}"}, "urls": {name: url}}
     try:
-        pooch.create(folder, "", retry_if_failed=1, **registry).fetch(name, downloader=downloader)
-    except (OSError, ValueError) as error:  # network or disk; wrong checksum
-        return f"  {url}\n    {type(error).__name__}: {error}"
-    return None
+        return Path(pooch.retrieve(url, checksum, name, folder, downloader=downloader))
+    except (OSError, ValueError) as error:  # the network, the disk; a wrong checksum
+        raise FileNotFoundError(
+            f"{name} is not in {folder.absolute()} and could not be downloaded ({error}). Download "
+            f"{url} with a browser, put it there, and run this cell again."
+        ) from error
 
 
-def _class_root(folder: Path) -> Path | None:
-    """Return where the class folders are: in `folder`, below a root's name, or below two of it."""
-    twice = folder / "EuroSAT_RGB" / "EuroSAT_RGB"
-    roots = (folder / "EuroSAT_RGB", folder / "2750", folder, twice)
-    return next((root for root in roots if any((root / name).is_dir() for name in CLASSES)), None)
-
-
-def _extract(archive: Path, name: str = "EuroSAT_RGB") -> Path:
-    """Extract to a folder of that name beside the archive, which appears when it is complete."""
-    target = archive.with_name(name)
-    if target.exists() and _class_root(target) is None:
-        message = (
-            f"{target} exists but does not hold EuroSAT. Move it away and run this cell again."
-        )
-        raise ValueError(message)
+def _unpack(archive: Path) -> Path:
+    """Unpack to `EuroSAT_RGB/` beside the archive, which appears when it is complete."""
     try:
-        beside = {"dir": archive.parent, "ignore_cleanup_errors": True}
         with (
             zipfile.ZipFile(archive) as content,
-            tempfile.TemporaryDirectory(**beside) as temporary,
+            tempfile.TemporaryDirectory(dir=archive.parent, ignore_cleanup_errors=True) as folder,
         ):
-            members = content.infolist()
-            if (size := sum(member.file_size for member in members)) > MAX_DATA_BYTES:
-                raise ValueError(
-                    f"{archive} would fill {size / 1e9:.1f} GB of disk: it is not EuroSAT's RGB "
-                    f"tiles. Put {' or '.join(ARCHIVES)} in its place."
-                )
-            for member in members:
-                member.filename = member.filename.replace("\\", "/")  # packed by PowerShell 5
-            content.extractall(temporary, members)  # never outside, whatever the names; no links
-            here = Path(temporary)
-            places = [here, *sorted(here.glob("*")), *sorted(here.glob("*/*"))]
-            roots = [_class_root(place) for place in places if "__MACOSX" not in place.parts]
-            if (root := next(filter(None, roots), None)) is None:
-                names = ", ".join(CLASSES)
-                raise ValueError(f"{archive} does not contain the EuroSAT class folders {names}.")
-            try:
-                list_tiles(root)
-            except ValueError as error:
-                raise ValueError(str(error).replace(str(root), str(archive))) from None
-            return root.rename(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(  # RuntimeError: encrypted
-            f"{archive} is damaged or not a zip archive ({error}). Delete it and run this cell "
-            "again."
-        ) from error
-    except OSError as error:
-        if (folder := _class_root(target)) is not None:  # another process was faster
-            return folder
-        raise ValueError(
-            f"{archive} cannot be extracted to {target} ({error}). Make room for it, or choose "
-            "another DATA_DIR."
-        ) from error
+            content.extractall(folder)
+            for root in (Path(folder), *Path(folder).iterdir()):
+                if all((root / name).is_dir() for name in CLASSES):
+                    list_tiles(root)
+                    return root.rename(archive.with_name("EuroSAT_RGB"))
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{archive}: {error}. Delete it and run this cell again.") from error
+    raise ValueError(f"{archive} does not hold the folders {', '.join(CLASSES)}. Delete it.")
 
 
 def list_tiles(folder: str | Path) -> pd.DataFrame:
     """List all tiles in a fixed order, whatever order the operating system lists files in.
 
     Args:
-        folder: Folder with the ten class folders.
+        folder: Holds the ten class folders with JPEG tiles.
 
     Returns:
         One row a tile, sorted by file: `file` (`Class/Class_n.jpg`, below `folder`) and `label`.
 
     Raises:
-        ValueError: Class folders are missing, empty or unknown, or hold other files.
+        ValueError: Class folders are missing or empty, or there is something else.
     """
-    folder = Path(folder)
-    folders = {path.name for path in folder.iterdir() if path.is_dir()}
-    folders = {name for name in folders if not name.startswith((".", "__MACOSX"))}
-    problems = [
-        f"{folder / name}: class folder is missing" for name in sorted(set(CLASSES) - folders)
-    ]
-    problems += [
-        f"{folder / name}: not an EuroSAT class" for name in sorted(folders - set(CLASSES))
-    ]
-    rows, litter = [], ("Thumbs.db", "desktop.ini")
-    advice = (
-        "Restore what is missing, move away what does not belong there, and run this cell again."
-    )
-    for label in sorted(folders & set(CLASSES)):
-        names = sorted(path.name for path in (folder / label).iterdir())
-        names = [name for name in names if not name.startswith(".") and name not in litter]
-        foreign = [name for name in names if not name.lower().endswith((".jpg", ".jpeg"))]
-        if names and all(name.lower().endswith((".tif", ".tiff")) for name in names):
-            advice = "This is the other EuroSAT, with 13 bands: use the RGB one, EuroSAT_RGB.zip."
-        problems += [f"{folder / label / name}: not a JPEG tile" for name in foreign]
-        if not names:
-            problems.append(f"{folder / label}: class folder is empty")
-        rows += [(f"{label}/{name}", label) for name in names if name not in foreign]
-    _raise_if_any(problems, advice)
+    folder, rows = Path(folder), []
+    others = [path for path in folder.iterdir() if path.is_dir() and path.name not in CLASSES]
+    problems = [f"{path}: not a class" for path in sorted(others) if path.name[0] not in "._"]
+    for label in CLASSES:
+        paths = sorted((folder / label).glob("[!.]*"))
+        problems += [f"{folder / label}: missing or empty"] if not paths else []
+        for path in paths:
+            if path.suffix.lower() in (".jpg", ".jpeg"):
+                rows.append((f"{label}/{path.name}", label))
+            else:
+                problems.append(f"{path}: not a JPEG tile")
+    _raise_problems(problems)
     return pd.DataFrame(rows, columns=["file", "label"])
 
 
@@ -337,124 +245,108 @@ def load_tiles(folder: str | Path, files: Iterable[str]) -> np.ndarray:
     """Decode tiles into memory.
 
     Args:
-        folder: Folder with the ten class folders.
+        folder: Holds the class folders.
         files: Paths relative to `folder`.
 
     Returns:
-        `uint8` array of shape `(len(files), 64, 64, 3)`, RGB, in the order of `files`.
+        `uint8` `(len(files), 64, 64, 3)`, RGB, in the order of `files`.
 
     Raises:
-        ValueError: Files are unreadable, truncated, or not 64x64 RGB.
+        ValueError: Files are missing, unreadable, truncated, or not 64x64 RGB; names them.
     """
     paths = [Path(folder, file) for file in files]
     tiles = np.empty((len(paths), TILE_SIZE, TILE_SIZE, 3), np.uint8)
     problems = []
-    for index, path in enumerate(paths):  # threads would be slower: so small files leave no time
+    for index, path in enumerate(paths):
         try:
             with Image.open(path) as image:
                 if image.size == (TILE_SIZE, TILE_SIZE) and image.mode == "RGB":
                     tiles[index] = np.asarray(image)
                 else:
-                    found = f"{image.width}x{image.height} {image.mode}"
-                    problems.append(f"{path}: {found} instead of 64x64 RGB")
+                    problems.append(f"{path}: {image.size} {image.mode} instead of 64x64 RGB")
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
             problems.append(f"{path}: {error}")
-    advice = "Replace these files, for example from a fresh archive, and run this cell again."
-    _raise_if_any(problems, advice)
+    _raise_problems(problems)
     return tiles
 
 
-def _raise_if_any(problems: list[str], advice: str) -> None:
+def _raise_problems(problems: list[str]) -> None:
     if problems:
-        lines = [f"{len(problems):,} problem(s) in the data set:", *problems[:10]]
-        lines += [f"... and {len(problems) - 10:,} more"] if len(problems) > 10 else []
-        raise ValueError("\n  ".join(lines) + f"\n{advice}")
+        more = [f"... and {len(problems) - 10:,} more"] if len(problems) > 10 else []
+        lines = [f"{len(problems):,} problem(s) in the data set:", *problems[:10], *more]
+        raise ValueError("\n  ".join(lines) + "\nRepair this, or use a fresh archive.")
 
 
-def split_tiles(tiles: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Assign each tile to training, validation or test: 60/20/20, disjoint, stratified by class.
+def split_tiles(
+    tiles: pd.DataFrame, split: str | Path = "random", seed: int = 0, data_dir: str | Path = "data"
+) -> pd.DataFrame:
+    """Assign tiles to training, validation and test.
 
     Args:
-        tiles: Columns `file` and `label`, as from `list_tiles`; the order of rows does not matter.
-        seed: Same seed and same files give the same split.
+        tiles: Columns `file` and `label`, as from `list_tiles`.
+        split: `"random"`: 60/20/20, stratified by class. `"longitude"`: the published split of
+            torchgeo's `EuroSATSpatial`; no test tile is nearer than 438 km to a training tile.
+            Otherwise a CSV file with the columns `file` and `split` (`train`, `validation` or
+            `test`); tiles that it does not name are left out.
+        seed: Of the random split; the same seed and files give the same split.
+        data_dir: Where the lists of the split by longitude are, or are downloaded to.
 
     Returns:
-        `tiles` sorted by `file`, with a column `split` (`train`, `validation` or `test`).
+        The rows of `tiles`, sorted by file, index kept, with a column `split`.
 
     Raises:
-        ValueError: A class has fewer than 5 tiles, too few for three parts.
+        FileNotFoundError: `split` is not a file; or a list is missing and cannot be downloaded.
+        ValueError: The split and the tiles do not suit each other; says why.
     """
-    tiles = tiles.sort_values("file", ignore_index=True)
+    tiles = tiles.sort_values("file")
+    if split == "random":
+        parts = _split_at_random(tiles, seed)
+    elif split == "longitude":
+        parts = _split_by_longitude(Path(data_dir).expanduser())
+        if unknown := sorted(set(tiles["file"]) - set(parts.index)):
+            raise ValueError(
+                f"{len(unknown):,} tiles are in no list of the split by longitude, such as "
+                f"{unknown[0]}. It is for EuroSAT as published; split others at random."
+            )
+    else:
+        parts = pd.read_csv(Path(split).expanduser()).set_index("file")["split"]
+        unknown = sorted(set(parts.index) - set(tiles["file"]))
+        twice = sorted(parts.index[parts.index.duplicated()])
+        if unknown or twice or not set(parts) <= set(PARTS):
+            raise ValueError(
+                f"{split}: {len(unknown):,} of its tiles are not there {unknown[:3]}, {len(twice)} "
+                f"are named twice {twice[:3]}, its parts are {sorted(map(str, set(parts)))}. Give "
+                f"tiles of this data set, each once, as {', '.join(PARTS)}."
+            )
+    tiles = tiles.assign(split=tiles["file"].map(parts)).dropna(subset="split")
+    counts = pd.crosstab(tiles["label"], tiles["split"])
+    counts = counts.reindex(index=CLASSES, columns=PARTS, fill_value=0).stack()
+    if empty := [f"no {label} in {part}" for (label, part), n in counts.items() if n == 0]:
+        raise ValueError(f"SPLIT = {str(split)!r} leaves {', '.join(empty)}. Use more tiles.")
+    return tiles
+
+
+def _split_at_random(tiles: pd.DataFrame, seed: int) -> pd.Series:
+    """Return the part of each tile, by file."""
     if (few := tiles["label"].value_counts().loc[lambda count: count < 5]).size:
         raise ValueError(f"Three parts need at least 5 tiles a class; found {few.to_dict()}.")
-    labels = tiles["label"]
-    train, rest = train_test_split(tiles.index, train_size=0.6, stratify=labels, random_state=seed)
-    validation, test = train_test_split(
-        rest, test_size=0.5, stratify=labels[rest], random_state=seed
+    tiles = tiles.set_index("file")["label"]
+    train, rest = train_test_split(tiles, train_size=0.6, stratify=tiles, random_state=seed)
+    validation, test = train_test_split(rest, test_size=0.5, stratify=rest, random_state=seed)
+    return pd.concat(
+        pd.Series(part, labels.index)
+        for part, labels in zip(PARTS, (train, validation, test), strict=True)
     )
-    for part, name in ((train, "train"), (validation, "validation"), (test, "test")):
-        tiles.loc[part, "split"] = name
-    return tiles
 
 
-def split_by_longitude(tiles: pd.DataFrame, data_dir: str | Path) -> pd.DataFrame:
-    """Assign each tile to training (west), validation or test (east of 17.41 degrees).
-
-    It is the published split of torchgeo's `EuroSATSpatial`: no tile of the test part is nearer
-    than 438 km to one of the training part.
-
-    Args:
-        tiles: Columns `file` and `label`, as from `list_tiles`; all of EuroSAT or a part of it.
-        data_dir: As for `fetch_eurosat`. The three published lists are found there, in `longitude/`
-            below it, or beside it; they are downloaded to it otherwise.
-
-    Returns:
-        `tiles` sorted by `file`, with a column `split` (`train`, `validation` or `test`).
-
-    Raises:
-        FileNotFoundError: A list is not there and could not be downloaded.
-        ValueError: A list is not the published one, or does not suit the tiles.
-    """
-    data_dir = path_setting("DATA_DIR", data_dir)
+def _split_by_longitude(folder: Path) -> pd.Series:
+    """Return the part of each tile, by file."""
     parts = {}
-    for part, (url, sha256) in LONGITUDE_LISTS.items():
-        for name in _fetch_list(url, sha256, data_dir).read_text("utf-8").split():
-            parts[f"{name.rsplit('_', 1)[0]}/{name}"] = part
-    tiles = tiles.sort_values("file", ignore_index=True)
-    tiles["split"] = tiles["file"].map(parts)
-    if unknown := list(tiles["file"][tiles["split"].isna()]):
-        raise ValueError(
-            f"{len(unknown):,} tiles are in none of the lists of the split by longitude, such as "
-            f"{', '.join(unknown[:3])}. It is for EuroSAT as published; split others at random."
-        )
-    counts = pd.crosstab(tiles["label"], tiles["split"]).reindex(
-        columns=list(LONGITUDE_LISTS), fill_value=0
-    )
-    if empty := [f"{label} in {part}" for (label, part), n in counts.stack().items() if n == 0]:
-        raise ValueError(
-            f"The split by longitude leaves no tile: {', '.join(empty)}. Use more tiles."
-        )
-    return tiles
-
-
-def _fetch_list(url: str, sha256: str, data_dir: Path) -> Path:
-    """Find a published list in or beside the data, or download it; verify it in any case."""
-    folder, name = data_dir.parent if data_dir.is_file() else data_dir, url.rsplit("/", 1)[1]
-    places = [folder, folder / "longitude", folder.parent, folder.parent / "longitude"]
-    for path in (place / name for place in places):
-        if path.is_file():
-            if pooch.file_hash(path) != sha256:
-                raise ValueError(
-                    f"{path} is not the published list. Delete it: it will be downloaded."
-                )
-            return path
-    if failure := _download(url, sha256, folder, name):
-        raise FileNotFoundError(
-            f"The split by longitude needs a list that could not be downloaded:\n{failure}\n"
-            f"Download it with a browser and put it, as {name}, into {folder.absolute()}; then run "
-            'this cell again. Or set SPLIT = "random", which needs no list.'
-        )
-    return folder / name
+    for part, (name, digest) in zip(PARTS, LONGITUDE_LISTS.items(), strict=True):
+        path = _fetch(folder, name, LONGITUDE_URL + name, f"sha256:{digest}")
+        for tile in path.read_text("utf-8").split():
+            parts[f"{tile.rsplit('_', 1)[0]}/{tile}"] = part
+    return pd.Series(parts)
 
 
 def split_digest(split: pd.DataFrame) -> str:
@@ -463,7 +355,55 @@ def split_digest(split: pd.DataFrame) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_pixels(pixels: np.ndarray, dimensions: int, name: str = "pixels") -> None:
+    """Raise a ValueError if an array is not `uint8` `(..., 3)` with so many dimensions."""
+    kind, shape = getattr(pixels, "dtype", type(pixels).__name__), np.shape(pixels)
+    if kind != np.uint8 or len(shape) != dimensions or shape[-1] != 3:
+        wanted = "(n, 64, 64, 3)" if dimensions == 4 else "(height, width, 3)"
+        raise ValueError(
+            f"{name}: {kind} {shape} instead of uint8 {wanted}, RGB. read_image makes such pixels "
+            "of a file, with levels=(black, white) for other numbers."
+        )
+
+
 # ---------------------------------------------------------------- network and training
+
+
+def load_backbone(path: str | Path, dtype: str = "float32") -> keras.Model:
+    """Return ResNet50 without its last layer, batch normalisation folded.
+
+    Args:
+        path: A file of weights of `keras.applications.ResNet50` without its top, or a model that
+            Training.ipynb saved.
+        dtype: What its layers compute in: `"float32"`, or `"bfloat16"`, the weights in float32.
+
+    Returns:
+        Prepared images of any size in, 2,048 features out.
+
+    Raises:
+        ValueError: The file cannot be read or belongs to another network.
+    """
+    is_model = Path(path).suffix == ".keras"
+    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[dtype])
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Skipping nested container")  # else left random
+            network = keras.applications.ResNet50(
+                include_top=False,
+                weights=None if is_model else path,
+                input_shape=(None, None, 3),
+                pooling="avg",
+            )
+        network = fold_normalisation(network)
+        if is_model:
+            network.set_weights(keras.saving.load_model(path).get_weights()[:-2])  # no head
+    except Exception as error:  # no HDF5, damaged, another network: Keras raises many kinds
+        raise ValueError(
+            f"WEIGHTS: {path} cannot be loaded into a ResNet50 without its top ({error})."
+        ) from error
+    finally:
+        keras.config.set_dtype_policy("float32")
+    return network
 
 
 def fold_normalisation(network: keras.Model) -> keras.Model:
@@ -491,105 +431,10 @@ def fold_normalisation(network: keras.Model) -> keras.Model:
     return folded
 
 
-def load_backbone(weights: str | Path) -> keras.Model:
-    """Return ResNet50 without its last layer, batch normalisation folded.
-
-    Args:
-        weights: `"imagenet"`, a weights file of `keras.applications.ResNet50` without its top,
-            or a model that Training.ipynb saved.
-
-    Returns:
-        Prepared images of any size in, 2,048 features out; its layers compute in the current
-        dtype policy.
-
-    Raises:
-        ValueError: The weights cannot be had, or belong to another network.
-    """
-    is_file = weights != "imagenet"
-    source = Path(weights).expanduser() if is_file else weights
-    is_own = is_file and source.suffix == ".keras"
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Skipping nested container")  # else left random
-            network = keras.applications.ResNet50(
-                include_top=False,
-                weights=None if is_own else source,
-                input_shape=(None, None, 3),
-                pooling="avg",
-            )
-        folded = fold_normalisation(network)
-        if is_own:
-            saved = keras.saving.load_model(source).get_weights()
-            folded.set_weights(saved[:-2])  # all but those of the last layer
-    except Exception as error:  # no download; no HDF5, damaged, another network: Keras raises many
-        raise ValueError(
-            f"WEIGHTS: {weights} cannot be loaded into a ResNet50 without its top ({error}). "
-            f"Without internet, fetch {IMAGENET_WEIGHTS} elsewhere and give that file."
-        ) from error
-    return folded
-
-
-def weights_file(weights: str | Path) -> dict[str, str | None]:
-    """Return the name and the SHA-256 of the file that `load_backbone` reads."""
-    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"), "models")
-    is_imagenet = weights == "imagenet"
-    path = cache / Path(IMAGENET_WEIGHTS).name if is_imagenet else Path(weights).expanduser()
-    return {"file": path.name, "sha256": pooch.file_hash(path) if path.is_file() else None}
-
-
-def fastest_dtype() -> str:
-    """Return `"bfloat16"` if a Linux system says that the processor has it, else `"float32"`."""
-    cpuinfo = Path("/proc/cpuinfo")
-    has_bfloat16 = cpuinfo.is_file() and "_bf16" in cpuinfo.read_text()  # avx512_bf16 or amx_bf16
-    return "bfloat16" if has_bfloat16 else "float32"
-
-
-def training_pflop(sizes: Sequence[int], tiles: int) -> float:
-    """Return how many PFLOP (1e15 operations) an epoch at each size takes with so many tiles."""
-    forward = 1.42e9 * sum((size / 96) ** 2 for size in sizes)  # convolutions of ResNet50
-    return 3 * forward * tiles / 1e15  # the way back costs twice the way forward
-
-
-def measure_speed(model: keras.Model, tiles: np.ndarray, labels: np.ndarray) -> float:
-    """Return how many tiles a second a compiled model trains on; it is left as it was.
-
-    Args:
-        model: Compiled, its optimizer built.
-        tiles: One batch, `uint8` `(n, 64, 64, 3)`.
-        labels: Class indices `(n,)`.
-    """
-    variables = [*model.variables, *model.optimizer.variables]
-    before = [variable.numpy() for variable in variables]
-    model.train_on_batch(tiles, labels)  # compiles
-    start = time.perf_counter()
-    for _ in range(3):
-        model.train_on_batch(tiles, labels)
-    seconds = (time.perf_counter() - start) / 3
-    for variable, value in zip(variables, before, strict=True):
-        variable.assign(value)
-    return len(tiles) / seconds
-
-
-class RiseAndFall(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that rises in a tenth of the steps and then falls to zero, in straight lines.
-
-    Args:
-        highest: The rate at its peak.
-        steps: In all. The rate is never outside 0 to `highest`, whatever the step.
-    """
-
-    def __init__(self, highest: float, steps: int):
-        self.highest, self.steps = highest, steps
-
-    def __call__(self, step):
-        """Return the rate of a step, the first of which is 0."""
-        share = (keras.ops.cast(step, "float32") + 1) / (self.steps + 1)
-        line = keras.ops.minimum(10 * share, (1 - share) / 0.9)
-        return self.highest * keras.ops.maximum(0, keras.ops.minimum(1, line))
-
-    def get_config(self) -> dict:
-        """Return the arguments."""
-        return {"highest": self.highest, "steps": self.steps}
+def batches(*arrays: np.ndarray, size: int = BATCH_SIZE) -> tf.data.Dataset:
+    """Return arrays of equal length as batches, in order."""
+    data = tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0])
+    return data.batch(size).with_options(DATA_OPTIONS)
 
 
 class Progress(keras.callbacks.Callback):
@@ -597,48 +442,42 @@ class Progress(keras.callbacks.Callback):
 
     Args:
         what: Begins the line.
-        tiles: How many one pass takes.
-        costs: Of each epoch, in any unit, if there are several.
+        tiles: How many one epoch, or one prediction, takes.
+        epochs: How many there are.
 
     Attributes:
         seconds: How long the last epoch took, validation included.
-
-    Raises:
-        RuntimeError: The loss is no longer a number.
     """
 
-    def __init__(self, what: str, tiles: int, costs: Sequence[float] = (1,)):
+    def __init__(self, what: str, tiles: int, epochs: int = 1):
         super().__init__()
-        self.what, self.tiles, self.costs, self._line = what, tiles, costs, None
+        self.what, self.tiles, self.epochs, self._line = what, tiles, epochs, None
 
     def on_epoch_begin(self, epoch, logs=None) -> None:  # noqa: D102
-        self._start = self._shown = time.perf_counter()
-        self._rest = sum(self.costs[epoch + 1 :]) / self.costs[epoch]
+        self._name = f"{self.what} {epoch + 1} of {self.epochs}" if self.epochs > 1 else self.what
+        self._epochs_left = self.epochs - epoch - 1
+        self._start = time.perf_counter()
         self._show("starting")
 
     def on_train_batch_end(self, batch, logs=None) -> None:  # noqa: D102
-        if not np.isfinite(loss := (logs or {}).get("loss", 0)):
-            raise RuntimeError(
-                f"{self.what}: the loss became {loss} in step {batch + 1}. Lower LEARNING_RATE "
-                "and run the cells again from Settings on."
-            )
         now, steps = time.perf_counter(), self.params["steps"]
-        if batch == 2:  # the first steps include compiling
-            self._warm = now
-        if batch > 2 and now - self._shown > 1:
+        if batch == 0:  # the first step includes compiling
+            self._warm = self._shown = now
+        elif now - self._shown > 0.5:
             self._shown = now
-            step = (now - self._warm) / (batch - 2)
-            left = step * (steps * (1 + self._rest) - batch - 1)
-            speed = self.tiles / steps / step
-            self._show(f"{(batch + 1) / steps:.0%}, {speed:.0f} tiles/s, {minutes(left)} left")
+            seconds = (now - self._warm) / batch  # a step
+            left = minutes(seconds * (steps * (1 + self._epochs_left) - batch - 1))
+            speed = f"{self.tiles / steps / seconds:.0f} tiles/s"
+            in_all = " in all" if self.epochs > 1 else ""
+            self._show(f"{(batch + 1) / steps:.0%}, {speed}, {left} left{in_all}")
+
+    def on_test_begin(self, logs=None) -> None:  # noqa: D102
+        self._show("validation")
 
     def on_epoch_end(self, epoch, logs=None) -> None:  # noqa: D102
-        self.seconds = time.perf_counter() - self._start
-        print(
-            f"epoch {epoch + 1} of {len(self.costs)}: {minutes(self.seconds)}, accuracy "
-            f"{logs['accuracy']:.2%}, on validation {logs['val_accuracy']:.2%}"
-        )
-        self._show(f"{epoch + 1} of {len(self.costs)} epochs are done")
+        self.on_predict_end()
+        right, of_validation = logs["accuracy"], logs["val_accuracy"]
+        print(f"{self._name}: accuracy {right:.2%}, on validation {of_validation:.2%}")
 
     def on_predict_begin(self, logs=None) -> None:  # noqa: D102
         self.on_epoch_begin(0)
@@ -646,13 +485,13 @@ class Progress(keras.callbacks.Callback):
     on_predict_batch_end = on_train_batch_end
 
     def on_predict_end(self, logs=None) -> None:  # noqa: D102
-        seconds = time.perf_counter() - self._start
-        self._show(f"{self.tiles:,} tiles in {minutes(seconds)}", end="\n")
+        self.seconds = time.perf_counter() - self._start
+        self._show(f"{self.tiles:,} tiles in {minutes(self.seconds)}", end="\n")
 
     def _show(self, text: str, end: str = "") -> None:
-        line = f"{self.what}: {text}"
+        line = f"{self._name}: {text}"
         if get_ipython() is None:
-            print(f"\r{line:<79}", end=end, flush=True)
+            print(f"\r{line:<79}", end=end, file=sys.stderr, flush=True)
         elif self._line is None:
             self._line = display.display({"text/plain": line}, raw=True, display_id=True)
         else:
@@ -664,278 +503,160 @@ def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 99.5 else f"{seconds / 60:.1f} min"
 
 
-def predict(
-    model: keras.Model, tiles: np.ndarray, what: str, batch_size: int = BATCH_SIZE
-) -> np.ndarray:
+def predict(model: keras.Model, tiles: np.ndarray, what: str) -> np.ndarray:
     """Return what a model answers to many tiles, and show how far it is.
 
     Args:
         model: Takes `uint8` tiles `(n, 64, 64, 3)`.
         tiles: All of them.
         what: Begins the line that shows it.
-        batch_size: Tiles in one step.
 
     Returns:
         The answers, such as `float32` probabilities `(n, 10)`.
-    """
-    data = tf.data.Dataset.from_tensor_slices(tiles).batch(batch_size).with_options(DATA_OPTIONS)
-    return model.predict(data, verbose=0, callbacks=[Progress(what, len(tiles))])
-
-
-# ---------------------------------------------------------------- a run of Training.ipynb
-
-
-def _is_number(low: float, high: float, kind=(int, float)):
-    return lambda value: type(value) in np.atleast_1d(kind) and low <= value <= high
-
-
-def _is_path(name: str):
-    def check(value):
-        path_setting(name, value)
-        return True
-
-    return check
-
-
-_STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
-_is_size, _is_seed = _is_number(32, 512, int), _is_number(0, 2**32 - 1, int)
-SETTINGS = {  # of Training.ipynb: what would fail late or silently do something else, otherwise
-    "DATA_DIR": (_is_path("DATA_DIR"), "a path"),
-    "SPLIT": (lambda value: value in ("random", "longitude"), '"random" or "longitude"'),
-    "SPLIT_SEED": (_is_seed, "a whole number from 0 to 4,294,967,295"),
-    "IMAGES_PER_CLASS": (
-        lambda value: value is None or _is_number(5, 10_000, int)(value),
-        "None or a whole number of 5 or more",
-    ),
-    "WEIGHTS": (
-        lambda value: value == "imagenet" or path_setting("WEIGHTS", value).is_file(),
-        '"imagenet" or an existing file',
-    ),
-    "IMAGE_SIZES": (
-        lambda value: isinstance(value, list) and value and all(map(_is_size, value)),
-        "a list of whole numbers from 32 to 512, one for each epoch",
-    ),
-    "FINE_TUNED_STAGES": (
-        lambda value: isinstance(value, list) and set(value) <= set(_STAGES),
-        f"a list of some of {', '.join(_STAGES)}",
-    ),
-    "BATCH_SIZE": (_is_number(1, 1024, int), "a whole number from 1 to 1,024"),
-    "HEAD_EPOCHS": (_is_number(1, 1000, int), "a whole number from 1 to 1,000"),
-    "HEAD_LEARNING_RATE": (_is_number(1e-8, 0.1), "a number from 1e-8 to 0.1"),
-    "LEARNING_RATE": (_is_number(1e-8, 0.1), "a number from 1e-8 to 0.1"),
-    "WEIGHT_DECAY": (_is_number(0, 1), "a number from 0 to 1"),
-    "DTYPE": (
-        lambda value: value in (None, "float32", "bfloat16"),
-        '"float32", "bfloat16" or None',
-    ),
-    "SEED": (_is_seed, "a whole number from 0 to 4,294,967,295"),
-    "MODEL_PATH": (
-        lambda value: path_setting("MODEL_PATH", value).suffix == ".keras",
-        "a path that ends in .keras",
-    ),
-    "RESULTS_DIR": (_is_path("RESULTS_DIR"), "a path"),
-}
-
-
-def training_settings(namespace: Mapping) -> dict:
-    """Return a copy of the settings of Training.ipynb, by name.
-
-    Args:
-        namespace: Holds them, as `globals()` does.
 
     Raises:
-        ValueError: Settings cannot work, or a folder cannot be written to; all are named.
+        ValueError: The tiles are not `uint8` `(n, 64, 64, 3)`.
     """
-    settings = {name: copy.deepcopy(namespace[name]) for name in SETTINGS}
-    problems = []
-    for name, (is_right, wanted) in SETTINGS.items():
-        try:
-            if not is_right(settings[name]):
-                problems.append(f"{name}: give {wanted}, not {settings[name]!r}")
-        except (ValueError, TypeError) as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("Please change these settings.\n  " + "\n  ".join(problems))
-    model_path, results = (path_setting(k, settings[k]) for k in ("MODEL_PATH", "RESULTS_DIR"))
-    for folder in (model_path.parent, results):
-        try:  # found out now, not after the training
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise ValueError(
-                f"{folder} cannot be written to ({error}). Choose another folder in the settings."
-            ) from error
-        if shutil.disk_usage(folder).free < 1.5e9:
-            raise ValueError(
-                f"{folder} is on a disk with less than 1.5 GB left. Free some space or choose "
-                "another folder."
-            )
-    return settings
+    check_pixels(tiles, 4, what)
+    return model.predict(batches(tiles), verbose=0, callbacks=[Progress(what, len(tiles))])
 
 
-class MixedRuns(RuntimeError):
-    """Cells of different settings would be mixed. Jupyter shows the sentence alone."""
-
-    def _render_traceback_(self) -> list[str]:  # Jupyter asks for this
-        return [str(self)]
+class ChangedSettings(RuntimeError):
+    """Cells of different settings would be mixed."""
 
 
 class Run:
-    """What belongs to one run of Training.ipynb: settings, finished steps, backup, record.
+    """The settings of a run of Training.ipynb, and the backup that lets it go on when interrupted.
 
-    It sees to it that nothing of different runs is mixed: cells that are left out after a change
-    of settings stop with a sentence, and a backup is used only by a run with equal settings.
+    The backup is a folder beside the model. It holds one folder for the last finished epoch,
+    `epoch-N` (0: the new last layer has learned), that appears when it is complete.
 
     Args:
-        namespace: The notebook's `globals()`, looked at again in every step.
+        namespace: The notebook's `globals()`; names in capitals are settings.
 
     Attributes:
         settings: By name, as they were when the run began.
-        seconds: How long each step took.
+        model_path: Where the model is to be saved.
+        results: The folder for tables and figures.
         history: A dictionary for each finished epoch of head and network.
         resumed: Whether a backup was found.
 
     Raises:
-        ValueError: As `training_settings`.
+        ValueError: `MODEL_PATH` does not end in `.keras`.
+        OSError: A folder cannot be written to, or there is too little space.
     """
-
-    STEPS = ("data", "split", "network", "backup", "head", "fine-tuning", "saving", "test")
 
     def __init__(self, namespace: Mapping):
         self._namespace = namespace
-        self.settings = training_settings(namespace)
-        self.seconds, self.history, self.resumed = {}, [], False
-        model_path = path_setting("MODEL_PATH", self.settings["MODEL_PATH"])
-        self._folder = model_path.with_suffix(".backup")
+        self.settings = self._settings_now()
+        self.model_path = Path(namespace["MODEL_PATH"]).expanduser()
+        self.results = Path(namespace["RESULTS_DIR"]).expanduser()
+        self.history, self.resumed, self._inputs = [], False, {}
+        self._backup = self.model_path.with_suffix(".backup")
+        if self.model_path.suffix != ".keras":
+            raise ValueError(f"MODEL_PATH must end in .keras, not {self.model_path}.")
+        for folder in (self.model_path.parent, self.results):  # found out now, not after training
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            if shutil.disk_usage(folder).free < 1.5e9:
+                raise OSError(f"Less than 1.5 GB are free where {folder} is.")
+        if get_ipython() is not None:  # one sentence instead of a long traceback
+            get_ipython().set_custom_exc((KeyboardInterrupt, ChangedSettings), _say_why_it_stopped)
 
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Measure a step; it counts only if nothing failed.
+    def _settings_now(self) -> dict:
+        settings = {name: self._namespace[name] for name in self._namespace if name.isupper()}
+        return json.loads(json.dumps(settings, default=str))  # a copy; paths as text
 
-        Raises:
-            MixedRuns: Settings were changed, or steps before this one are not finished.
-        """
-        before = self.STEPS[: self.STEPS.index(name)]
-        changed = [key for key, value in self.settings.items() if self._namespace[key] != value]
-        missing = [step for step in before if step not in self.seconds]
-        if changed or missing:
-            why = f"{', '.join(changed)} changed" if changed else f"not done: {', '.join(missing)}"
-            raise MixedRuns(
-                f"The cells above do not belong to this one ({why}). Select the cell below "
-                'Settings and choose "Run Selected Cell and All Below" in the menu Run.'
+    def check(self) -> None:
+        """Raise ChangedSettings if a setting is not what it was when the run began."""
+        now = self._settings_now()
+        if changed := [name for name in now if now[name] != self.settings.get(name)]:
+            raise ChangedSettings(
+                f"{', '.join(changed)} changed. Select the Settings cell and choose Run > Run "
+                "Selected Cell and All Below."
             )
-        for later in self.STEPS[len(before) + 1 :]:
-            self.seconds.pop(later, None)
-        start = time.perf_counter()
-        try:
-            yield
-        except KeyboardInterrupt:
-            print("Stopped. Run this cell again to go on; what is finished is kept.")
-            raise
-        self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - start
-
-    def open_backup(self, **inputs) -> None:
-        """Find the backup of an interrupted run, or move that of another run aside.
-
-        Args:
-            inputs: What else must be equal, such as a checksum of the data.
-        """
-        self.history, self.resumed = [], False
-        present = json.loads(json.dumps(self.settings | inputs))
-        file = self._folder / "settings.json"
-        finished = self._saved_epoch()
-        if file.is_file() and finished is not None:
-            saved = json.loads(file.read_text("utf-8"))
-            changed = [key for key, value in present.items() if saved.get(key) != value]
-            if not changed:
-                rows = pd.read_csv(self._folder / "history.csv").to_dict("records")
-                heads = [row for row in rows if row["phase"] == "head"]
-                self.history, self.resumed = rows[: len(heads) + finished], True
-                print(f"An interrupted run was found: it goes on after {finished} epochs.")
-                return
-            aside = self._folder.with_suffix(".old-backup")
-            instead = " in place of an older one" if aside.exists() else ""
-            shutil.rmtree(aside, ignore_errors=True)
-            self._folder.rename(aside)
-            print(f"An interrupted run had other {', '.join(changed)}.")
-            print(f"Its backup is now in {aside}{instead}; delete it if you do not need it.")
-        shutil.rmtree(self._folder, ignore_errors=True)
-        with atomic_path(file) as path:
-            path.write_text(json.dumps(present, indent=2), "utf-8")
-
-    def _weights(self, epoch: int | str) -> Path:
-        """Return where weights and optimizer are saved after so many finished epochs."""
-        return self._folder / f"epoch-{epoch}.weights.h5"
-
-    def _saved_epoch(self) -> int | None:
-        """Return after how many finished epochs the newest file in the backup was saved."""
-        names = (file.name for file in self._folder.glob(self._weights("*").name))
-        return max((int(name.split(".")[0][6:]) for name in names), default=None)
 
     @property
     def finished(self) -> int:
         """Epochs of fine-tuning that are finished."""
         return sum(row["phase"] == "fine-tuning" for row in self.history)
 
-    def load_backup(self, model: keras.Model) -> None:
-        """Load weights and optimizer as they were after the last finished epoch.
+    def open_backup(self, **inputs) -> None:
+        """Find the backup of an interrupted run; move one with other settings aside.
 
-        Raises:
-            ValueError: The backup is damaged or gone.
+        Args:
+            inputs: What else must be equal, such as a checksum of the split.
         """
-        file = self._weights(self.finished)
-        if not self._folder.exists() and self.finished == len(self.settings["IMAGE_SIZES"]):
-            return  # the run is over: the model is as it should be
-        try:
-            model.load_weights(file)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"The backup {file} is damaged or gone ({error}). Delete {self._folder} and run "
-                "the cells again from Settings on."
-            ) from error
+        self.check()
+        self._inputs, self.history, self.resumed = json.loads(json.dumps(inputs)), [], False
+        if self._saved() is None:
+            return
+        state = json.loads((self._saved() / "state.json").read_text("utf-8"))
+        present = self.settings | self._inputs
+        if not (changed := [key for key in present if state["run"].get(key) != present[key]]):
+            self.history, self.resumed = state["history"], True
+            print(f"An interrupted run was found: it goes on after {self.finished} epochs.")
+            return
+        aside = self._backup.with_suffix(".old-backup")
+        shutil.rmtree(aside, ignore_errors=True)
+        self._backup.rename(aside)
+        print(f"An interrupted run had other {', '.join(changed)}; its backup is now {aside}.")
 
-    def save_backup(self, model: keras.Model, rows: Sequence[dict]) -> None:
+    def _saved(self) -> Path | None:
+        """Return the folder of the last finished epoch."""
+        folders = self._backup.glob("epoch-*")
+        return max(folders, key=lambda folder: int(folder.name[6:]), default=None)
+
+    def save_backup(self, network: keras.Model, rows: Sequence[dict]) -> None:
         """Add epochs to the history and save it, the weights and the optimizer.
 
         Raises:
-            RuntimeError: A loss is not a number.
             OSError: The disk is full. The backup of the epoch before is still there.
         """
-        if not all(np.isfinite(row["loss"]) for row in rows):
-            raise RuntimeError(
-                "The loss became nan. Lower LEARNING_RATE (or HEAD_LEARNING_RATE) and run the "
-                "cells again from Settings on."
-            )
-        history, old = [*self.history, *rows], self._saved_epoch()
-        with atomic_path(self._folder / "history.csv") as path:
-            pd.DataFrame(history).to_csv(path, index=False)
-        finished = sum(row["phase"] == "fine-tuning" for row in history)
-        with atomic_path(self._weights(finished)) as path:
-            model.save_weights(path)
+        self.check()
+        history, old = [*self.history, *rows], self._saved()
+        temporary = self._backup / "unfinished"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        state = {"run": self.settings | self._inputs, "history": history}
+        (temporary / "state.json").write_text(json.dumps(state, indent=2), "utf-8")
+        network.save_weights(temporary / "network.weights.h5")
         self.history = history
-        if old not in (None, finished):
-            self._weights(old).unlink()
+        temporary.rename(self._backup / f"epoch-{self.finished}")
+        if old is not None:
+            shutil.rmtree(old)
+
+    def load_backup(self, network: keras.Model) -> int:
+        """Put weights and optimizer back to the last finished epoch; return how many there are."""
+        self.check()
+        if (saved := self._saved()) is not None:
+            network.load_weights(saved / "network.weights.h5")
+        elif self.finished < self.settings["EPOCHS"]:
+            raise FileNotFoundError(f"{self._backup} is gone. Run all from the Settings cell on.")
+        return self.finished
+
+    def delete_backup(self) -> None:
+        """Delete the backup of a run that is over."""
+        shutil.rmtree(self._backup, ignore_errors=True)
 
     def record(self, **more) -> dict:
-        """Return settings, seconds, processor and versions, and whatever else is given."""
-        seconds = self.seconds | {
-            "fine-tuning": sum(r["seconds"] for r in self.history if r["phase"] == "fine-tuning")
-        }
+        """Return settings, processor, versions and whatever else is given."""
+        self.check()
         packages = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "scipy", "rasterio")
         return {
             "parameters": self.settings,
+            **self._inputs,
             **more,
             "resumed": self.resumed,
-            "seconds": {step: round(value, 1) for step, value in seconds.items()},
             "processor": processor(),
             "cores": os.cpu_count(),
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in packages},
         }
 
-    def delete_backup(self) -> None:
-        """Delete the backup of a run that is over."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+
+def _say_why_it_stopped(shell, kind, error, traceback, tb_offset=None) -> None:
+    print(str(error) or "Stopped. Run this cell again to go on; finished epochs are kept.")
 
 
 def processor() -> str:
@@ -946,37 +667,6 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def save_model(model: keras.Model, path: str | Path, tiles: np.ndarray) -> keras.Model:
-    """Save a model, compressed, completely or not at all; return it as loaded from the file.
-
-    Args:
-        model: The model.
-        path: Ends in `.keras`. A file that is there is replaced at the end.
-        tiles: Some, `uint8` `(n, 64, 64, 3)`: the loaded model must answer them as `model` does.
-
-    Raises:
-        RuntimeError: It does not.
-        OSError: The disk is full.
-    """
-    with atomic_path(path) as temporary:
-        model.save(temporary)
-        with zipfile.ZipFile(temporary) as plain:
-            content = {name: plain.read(name) for name in plain.namelist()}
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as compressed:
-            for name, data in content.items():
-                compressed.writestr(name, data)
-        saved = keras.saving.load_model(temporary)
-        difference = np.abs(saved.predict(tiles, verbose=0) - model.predict(tiles, verbose=0)).max()
-        if not difference < 1e-4:
-            raise RuntimeError(f"What was saved answers differently: {path} was not replaced.")
-    return saved
-
-
-def round_weights(weights: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """Round `float32` weights to the 16 bits of `bfloat16`: compressed, half as large."""
-    return [tf.cast(tf.cast(weight, "bfloat16"), "float32").numpy() for weight in weights]
-
-
 # ---------------------------------------------------------------- save, judge and plot
 
 
@@ -984,26 +674,43 @@ def round_weights(weights: Iterable[np.ndarray]) -> list[np.ndarray]:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to; rename it to `path` only if nothing failed.
 
-    The folder of `path` is made if need be.
-
-    Raises:
-        OSError: The disk is full, or the folder cannot be written to. A file that was at `path`
-            is still there.
+    The folder of `path` is made if need be; what a symbolic link points to is replaced.
     """
-    path = Path(path)
+    path = Path(path).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
-    except OSError as error:
-        raise OSError(
-            f"{path} could not be written ({error}). Make room, or choose another folder in the "
-            "settings."
-        ) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def save_json(content: dict, path: str | Path) -> None:
+    """Write a dictionary as JSON, completely or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=float) + "\n", "utf-8")
+
+
+def save_table(table: pd.DataFrame, path: str | Path, decimals: int = 4, **options) -> None:
+    """Write a table as CSV, completely or not at all."""
+    options = {"index": False, "errors": "backslashreplace"} | options
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, float_format=f"%.{decimals}f", **options)
+
+
+def save_model(model: keras.Model, path: str | Path) -> keras.Model:
+    """Save a model, compressed, completely or not at all; return it as loaded from the file."""
+    with atomic_path(path) as temporary:
+        plain = temporary.with_suffix(".plain.keras")
+        try:
+            model.save(plain)
+            with zipfile.ZipFile(plain) as old, zipfile.ZipFile(temporary, "w", 8) as new:
+                for name in old.namelist():
+                    new.writestr(name, old.read(name))
+        finally:
+            plain.unlink(missing_ok=True)
+    return keras.saving.load_model(path)
 
 
 def save_figure(
@@ -1019,40 +726,52 @@ def save_figure(
     """
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, bbox_inches="tight", facecolor="white")
-        if temporary.stat().st_size > MAX_FIGURE_BYTES:  # many tiles: 256 colours have to do
+        if temporary.stat().st_size > 400_000:  # bytes: many tiles; 256 colours have to do
             with Image.open(temporary) as image:
                 image.convert("RGB").quantize(256).save(temporary, optimize=True)
     plt.close(figure)
     return display.Image(path, alt=alt)
 
 
-def save_json(content: dict, path: str | Path) -> None:
-    """Write a dictionary as JSON, completely or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=float) + "\n", "utf-8")
+def set_style() -> None:
+    """Set how all figures look, whatever a matplotlibrc says."""
+    mpl.rcdefaults()
+    sns.set_theme(style="whitegrid", palette="colorblind")
 
 
-def save_table(table: pd.DataFrame, path: str | Path, decimals: int = 4, **options) -> None:
-    """Write a table as CSV, completely or not at all."""
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, float_format=f"%.{decimals}f", **{"index": False} | options)
-
-
-@tf.autograph.experimental.do_not_convert  # else this file is read again in the middle of a run
-def turn_tiles(tiles: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
-    """Put each tile into one of the eight symmetries of the square.
+def plot_tiles(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    columns: int = 10,
+    correct: Sequence[bool] | None = None,
+    inches: float = 1.2,
+) -> Figure:
+    """Show images in a grid, each below its title.
 
     Args:
-        tiles: `(n, 64, 64, 3)`.
-        which: Whole numbers `(n,)` from 0, as it is, to 7: the bits say whether to mirror it,
-            put it upside down, and transpose it.
+        images: Each `uint8` `(height, width, 3)`, of the same size.
+        titles: One an image; may have several lines.
+        columns: Images in a row.
+        correct: If given, frames images blue (right) or orange and dashed (wrong).
+        inches: Width of an image.
     """
-    left_right, up_down, transpose = (
-        tf.reshape(which // bit % 2 == 1, (-1, 1, 1, 1)) for bit in (1, 2, 4)
-    )
-    tiles = tf.where(left_right, tiles[:, :, ::-1], tiles)
-    tiles = tf.where(up_down, tiles[:, ::-1], tiles)
-    return tf.where(transpose, tf.transpose(tiles, [0, 2, 1, 3]), tiles)
+    rows = -(-len(images) // columns)
+    lines = max(title.count("\n") + 1 for title in titles)
+    row_inches = inches * len(images[0]) / len(images[0][0]) + 0.17 * lines
+    size = (columns * inches, rows * row_inches)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(images) :]:
+        axis.set_visible(False)
+    for index, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+        check_pixels(image, 3)
+        axis.imshow(image, origin="upper")
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(title, fontsize=8, pad=5, parse_math=False)
+        axis.spines[:].set_visible(correct is not None)
+        if correct is not None:
+            color, style = ("#0072B2", "-") if correct[index] else ("#E69F00", (0, (1.5, 0.8)))
+            axis.spines[:].set(linewidth=4, color=color, linestyle=style, capstyle="butt")
+    return figure
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -1100,100 +819,38 @@ def calibration_bins(
     return float(np.average(distance, weights=table["tiles"])), table
 
 
-def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Return both ends of the interval of a proportion by Wilson (1927).
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Return both ends of the 95% interval of a proportion by Wilson (1927).
 
     It holds near 1 and for few samples, too.
 
     Raises:
         ValueError: `correct` is not between 0 and `total`, or `total` is 0.
     """
-    if not 0 <= correct <= total or total < 1:
-        raise ValueError(f"{correct} of {total} is not a proportion.")
-    interval = binomtest(int(correct), int(total)).proportion_ci(level, method="wilson")
+    interval = binomtest(int(correct), int(total)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def plot_tiles(
-    images: Sequence,
-    titles: Sequence[str],
-    columns: int = 10,
-    correct: Sequence | None = None,
-    inches: float = 1.2,
-) -> Figure:
-    """Show images in a grid, each below its title.
-
-    Args:
-        images: Each `uint8`, shape `(height, width, 3)`.
-        titles: One an image; may have several lines.
-        columns: Images in a row.
-        correct: If given, frames images blue (right) or orange and dashed (wrong).
-        inches: Width of an image.
-    """
-    rows = -(-len(images) // columns)
-    lines = max(title.count("\n") + 1 for title in titles)
-    row_inches = inches * len(images[0]) / len(images[0][0]) + 0.17 * lines
-    size = (columns * inches, rows * row_inches)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(images) :]:
-        axis.set_visible(False)
-    for index, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
-        axis.imshow(image)
-        axis.set(xticks=[], yticks=[])
-        axis.set_title(title, fontsize=8, pad=5, parse_math=False)
-        axis.spines[:].set_visible(correct is not None)
-        if correct is not None:
-            color, style = ("#0072B2", "-") if correct[index] else ("#E69F00", (0, (1.5, 0.8)))
-            axis.spines[:].set(linewidth=4, color=color, linestyle=style, capstyle="butt")
-    return figure
-
-
 # ---------------------------------------------------------------- a finished run
-
-
-class EndOfNotebook(Exception):
-    """Raised to leave out the cells below: Jupyter shows its text, papermill sees no fault."""
-
-    def __str__(self) -> str:  # papermill looks for a SystemExit without a text
-        return ""
-
-    def _render_traceback_(self) -> list[str]:  # Jupyter asks for this
-        return [str(argument) for argument in self.args]
-
-
-EndOfNotebook.__name__ = "SystemExit"
 
 
 def open_model(path: str | Path) -> keras.Model:
     """Load a model of Training.ipynb: `uint8` tiles in, probabilities `(n, 10)` out.
 
     Raises:
-        FileNotFoundError: There is no file.
-        ValueError: The file is damaged, from another version, brings code, or is another model.
+        ValueError: The file is missing, damaged, brings code, or is another model.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no model at {path}. Run Training.ipynb first: it saves one there."
-        )
-    try:
-        model = keras.saving.load_model(path)
-        shapes = model.input_shape[1:], model.output_shape[1:]
-    except Exception as error:  # Keras raises nearly every kind
+    model = keras.saving.load_model(path)
+    if (model.input_shape[1:], model.output_shape[1:]) != ((TILE_SIZE, TILE_SIZE, 3), (10,)):
         raise ValueError(
-            f"{path} cannot be loaded by Keras {keras.__version__} ({error}). It is damaged, from "
-            "another version, or not a model of Training.ipynb. Restore it or run Training.ipynb."
-        ) from error
-    expected = (TILE_SIZE, TILE_SIZE, 3), (len(CLASSES),)
-    if shapes != expected:
-        raise ValueError(
-            f"{path} takes {shapes[0]} and answers {shapes[1]} instead of {expected[0]} and "
-            f"{expected[1]}: it is not a model of Training.ipynb. Choose another in MODEL_PATH."
+            f"{path} takes {model.input_shape} and answers {model.output_shape}: it is not a model "
+            "of Training.ipynb."
         )
     return model
 
 
-def read_run(results_dir: str | Path, model_path: str | Path) -> tuple[pd.DataFrame, dict]:
+def read_run(results: str | Path, model_path: str | Path) -> tuple[pd.DataFrame, dict]:
     """Read the split and the record of the run that a model comes from.
 
     Returns:
@@ -1201,50 +858,22 @@ def read_run(results_dir: str | Path, model_path: str | Path) -> tuple[pd.DataFr
 
     Raises:
         FileNotFoundError: Files of the run are missing.
-        ValueError: They are damaged, or split and model are not those of one run.
+        ValueError: Split, record and model are not those of one run.
     """
-    names = ("split.csv", "run.json", "test_predictions.csv", "training_colours.npy")
-    paths = [Path(results_dir, name) for name in names]
-    if missing := [str(path) for path in paths if not path.is_file()]:
-        raise FileNotFoundError(
-            f"Not there: {', '.join(missing)}. Run Training.ipynb first, or restore what it wrote."
+    results, model_path = Path(results).expanduser(), Path(model_path).expanduser()
+    split = pd.read_csv(results / "split.csv")
+    record = json.loads((results / "run.json").read_text("utf-8"))
+    if pooch.file_hash(model_path) != record["model_sha256"]:
+        raise ValueError(
+            f"{model_path} is not the model of {results / 'run.json'}. Give the folder that its "
+            "own training wrote: RESULTS_DIR in the notebook, --results in the shell."
         )
-    split_csv, run_json = paths[:2]
-    again = "Restore the files of one run, or run Training.ipynb again."
-    try:
-        split = pd.read_csv(split_csv)
-        record = json.loads(run_json.read_text("utf-8"))
-        digest, test_tiles = split_digest(split), record["metrics"]["test_tiles"]
-        expected_split, expected_model = record["split_sha256"], record["model_sha256"]
-        record["parameters"]["IMAGES_PER_CLASS"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{split_csv} or {run_json} is damaged ({error!r}). {again}") from error
-    if digest != expected_split or (split["split"] == "test").sum() != test_tiles:
-        raise ValueError(f"{split_csv} is not the split that {run_json} was written with. {again}")
-    if pooch.file_hash(model_path) != expected_model:
-        raise ValueError(f"{model_path} is not the model that {run_json} was written with. {again}")
+    if split_digest(split) != record["split_sha256"]:
+        raise ValueError(f"{results / 'split.csv'} is not the split of {results / 'run.json'}.")
     return split, record
 
 
-def check_tiles(tiles: pd.DataFrame, split: pd.DataFrame, record: dict) -> None:
-    """Check that the tiles found (`list_tiles`) are those of a run's split (`read_run`).
-
-    Raises:
-        ValueError: Tiles of the split are missing, or there are others; says how many and some.
-    """
-    missing = sorted(set(split["file"]) - set(tiles["file"]))
-    extra = sorted(set(tiles["file"]) - set(split["file"]))
-    if record["parameters"]["IMAGES_PER_CLASS"] is not None:  # a quick look uses only some
-        extra = []
-    if missing or extra:
-        raise ValueError(
-            f"The data found do not match the split: {len(missing)} tiles of the split are missing "
-            f"{missing[:5]}, {len(extra)} tiles are not in the split {extra[:5]}. Use the data set "
-            "of the training run."
-        )
-
-
-# ---------------------------------------------------------------- classify images of any size
+# ---------------------------------------------------------------- images of any size
 
 
 class Picture(NamedTuple):
@@ -1252,7 +881,7 @@ class Picture(NamedTuple):
 
     Attributes:
         pixels: `uint8` `(height, width, 3)`, RGB, 0, 0, 0 where there are no data.
-        name: That of its file, or another, for messages.
+        name: That of its file, for messages.
         crs: Coordinate reference system, or None.
         transform: From columns and rows of pixels to coordinates x and y, or None.
         cautions: Sentences that say what makes answers doubtful.
@@ -1265,289 +894,136 @@ class Picture(NamedTuple):
     cautions: tuple[str, ...] = ()
 
 
-def shown_name(path: str | Path) -> str:
-    """Return a path as text that can be printed, also where its name is not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def list_images(images: str | Path | Sequence[str | Path] | None) -> list[Path]:
+def list_images(images: str | Path | Sequence[str | Path]) -> list[Path]:
     """List image files: `images` itself, those in a folder, or all of these for a list of paths.
 
     Returns:
-        Files in order; those in a folder that end in one of `IMAGE_SUFFIXES`. None of them twice.
+        Files in order; those in a folder that end in one of `IMAGE_SUFFIXES`.
 
     Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: A folder holds no image.
+        FileNotFoundError: There is no such file, or no image in the folder.
+        ValueError: Two images have one name: the map of one would replace that of the other.
     """
-    if images in (None, ""):
-        return []
-    if isinstance(images, (list, tuple)):
-        return list(dict.fromkeys(path for entry in images for path in list_images(entry)))
-    path = path_setting("IMAGES", images)
-    if path.is_file():
-        return [path]
-    place = shown_name(path.absolute())
-    if not path.exists():
-        raise FileNotFoundError(f"IMAGES: {place} does not exist. Give an image or a folder.")
-    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    found = [path / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    found = [entry for entry in found if not entry.is_dir()]
+    found = []
+    for path in [images] if isinstance(images, (str, Path)) else images:
+        path = Path(path).expanduser()
+        if path.is_dir():
+            names = sorted(path.glob("[!.]*"))
+            found += [name for name in names if name.suffix.lower() in IMAGE_SUFFIXES]
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"{path.absolute()} does not exist.")
     if not found:
-        other = ", ".join(map(shown_name, names[:5]))
-        holds = f"holds no image, only {other}" if names else "is empty"
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise ValueError(f"IMAGES: {place} {holds}. Put images into it that end in {suffixes}.")
+        raise FileNotFoundError(f"{images} holds no image that ends in {', '.join(IMAGE_SUFFIXES)}")
+    stems = pd.Series(found).map(lambda path: path.stem.casefold())  # some systems: A is a
+    if twice := pd.Series(found)[stems.duplicated(keep=False)].map(str).tolist():
+        raise ValueError(f"Images of one name would get one map: {', '.join(twice)}. Rename some.")
     return found
 
 
-def output_name(images: str | Path | Sequence[str | Path]) -> str:
-    """Return a name for what is made of files: the first one's, and a digest of where they are."""
-    images = images if isinstance(images, (list, tuple)) else [images]
-    paths = [path_setting("IMAGES", image).resolve() for image in images]
-    name = shown_name(paths[0].name).replace("\\", "_")[:40].strip(". ")
-    return f"{name}-{hashlib.sha256(b'|'.join(map(os.fsencode, paths))).hexdigest()[:8]}"
-
-
-def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """Return the names of files, with a digest where they are alike, too long or not UTF-8."""
-    count = Counter(path.name.casefold() for path in paths)  # some systems do not tell a from A
-    return [
-        path.name
-        if count[path.name.casefold()] == 1
-        and len(os.fsencode(path.name)) < 150
-        and path.name == shown_name(path.name)
-        else output_name(path)
-        for path in paths
-    ]
-
-
-def check_settings(
-    samples: int = 1, seed: int = 0, stride: int = TILE_SIZE, levels: Sequence[float] | None = None
-) -> None:
-    """Raise a ValueError that names the setting of Inference.ipynb that cannot work, if any."""
-    for name, value, least, most in (
-        ("SAMPLES", samples, 1, 400),
-        ("SEED", seed, 0, 2**32 - 1),
-        ("STRIDE", stride, 1, TILE_SIZE),
-    ):
-        if not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(
-                f"{name} must be a whole number from {least} to {most}, not {value!r}."
-            )
-    check_levels(levels)
-
-
-def check_levels(levels: Sequence[float] | None) -> tuple[float, float] | None:
-    """Return levels as two numbers, or None for None.
-
-    Raises:
-        ValueError: They are not two finite numbers, the first one smaller.
-    """
-    if levels is None:
-        return None
-    with suppress(TypeError, ValueError):
-        black, white = () if isinstance(levels, str) else map(float, levels)
-        if -np.inf < black < white < np.inf:
-            return black, white
-    raise ValueError(f"LEVELS must be two numbers, the first one smaller, not {levels!r}.")
-
-
 def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Picture:
-    """Read an image, the way up that a viewer shows it.
+    """Read an image.
 
     Args:
-        path: JPEG, PNG, TIFF (its first page) or JPEG 2000: RGB, grey or palette, with or without
-            transparency, of any real numbers.
-        levels: The values that become 1 and 255; needed unless an image has 8 or 16 bits and no
-            sign. None is `LEVELS` for 16 bits. Images of 8 bits are colours and stay as they are.
+        path: PNG, JPEG, TIFF (its first page) or JPEG 2000, with red, green and blue or grey.
+        levels: The values that become 1 and 255; needed unless the image has 8 or 16 bits and no
+            sign. None is `LEVELS_16_BIT` for 16 bits. Images of 8 bits stay as they are.
 
     Returns:
         The picture. No data are pixels that are transparent, masked, declared so by the file, not
         finite or, where `levels` apply, 0 in all bands.
 
     Raises:
-        ValueError: The file cannot be read, is too large, needs levels or has other bands.
+        OSError: The file cannot be read, or is damaged.
+        ValueError: It is too large, needs levels or has other bands.
     """
-    levels = check_levels(levels)
-    path = Path(path)
-    with _reasons(path), rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
+    levels = _check_levels(levels)
+    path = Path(path).expanduser()
+    with warnings.catch_warnings(), rasterio.Env(**GDAL_OPTIONS):
         warnings.simplefilter("ignore")  # no coordinates; many pixels
-        stale = _stale_mask(path)
-        siblings = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"} if stale else {}
-        with rasterio.Env(**siblings), rasterio.open(path) as source:
-            if source.driver not in DRIVERS:
-                raise rasterio.errors.RasterioIOError(f"{source.driver} is not read")
+        with rasterio.open(path, driver=DRIVERS) as source:
             if source.height * source.width > MAX_PIXELS:
-                size = f"{source.width:,}x{source.height:,}"
-                raise ValueError(f"{size} pixels are more than {MAX_PIXELS:,}; cut it into parts")
-            if source.driver in ("JPEG", "PNG") and source.dtypes[0] == "uint8":
-                pixels, orientation = _decode_with_pillow(source, path)
-            else:
-                pixels, orientation = _decode_with_gdal(source, levels), _tiff_orientation(path)
+                raise ValueError(f"{path}: more than {MAX_PIXELS:,} pixels; cut it into parts")
             crs, transform = source.crs, source.transform if source.crs else None
-    if crs is None and orientation in TURNS:  # programs for maps do not turn
-        pixels = np.asarray(Image.fromarray(pixels).transpose(TURNS[orientation]))
-    picture = Picture(pixels, shown_name(path.name), crs, transform)
-    cautions = [f"the mask {path.name}.msk is not of this image: not used"] if stale else []
+            if source.driver in ("JPEG", "PNG") and source.dtypes[0] == "uint8":
+                pixels = _decode_with_pillow(path, upright=crs is None)
+            else:
+                pixels = _decode_with_gdal(source, levels)
+    picture = Picture(pixels, path.name, crs, transform)
     metres = pixel_metres(picture) if crs else (10, 10)
-    if not all(8 <= size <= 12 for size in metres):
-        found = " x ".join(f"{float(f'{size:.2g}'):g}" for size in metres)
-        found = "unknown size" if np.isnan(metres).any() else f"{found} m"
-        cautions.append(f"pixels of {found}, the network knows only those of 10 m")
-    return picture._replace(cautions=tuple(cautions))
+    if all(8 <= size <= 12 for size in metres):
+        return picture
+    found = " x ".join(f"{float(f'{size:.2g}'):g}" for size in metres)
+    found = "unknown size" if np.isnan(metres).any() else f"{found} m"
+    return picture._replace(cautions=(f"pixels of {found}, the network knows only those of 10 m",))
 
 
-@contextmanager
-def _reasons(path: Path) -> Iterator[None]:
-    """Turn what the decoders raise into one ValueError with the file's name and the true reason."""
-    try:
-        yield
-    except rasterio.errors.RasterioError as error:
-        cause = error.__cause__ or error
-        if "previous exception" not in str(error):  # it could not even be opened
-            reason = f"not a readable JPEG, PNG, TIFF or JPEG 2000 image ({error})"
-        elif "emory" in f"{type(cause).__name__} {cause}":
-            reason = f"needs more memory than there is ({cause})"
-        else:
-            reason = f"damaged or incomplete ({cause})"
-    except MemoryError:
-        reason = "needs more memory than there is"
-    except UnicodeEncodeError:
-        reason = "its name is not UTF-8; rename it"
-    except OSError as error:  # with a number: from the system, otherwise from Pillow
-        reason = error.strerror if error.errno else f"damaged or incomplete ({error})"
-    except (SyntaxError, struct.error, zlib.error) as error:
-        reason = f"damaged or incomplete ({error})"
-    except (Image.DecompressionBombError, ValueError) as error:
-        reason = str(error)
-    else:
-        return
-    raise ValueError(f"{shown_name(path)}: {reason}")
+def _check_levels(levels: Sequence[float] | None) -> tuple[float, float] | None:
+    if levels is None:
+        return None
+    black, white = map(float, levels)
+    if not -np.inf < black < white < np.inf:
+        raise ValueError(f"Levels must be two numbers, the first one smaller, not {levels}.")
+    return black, white
 
 
-def _stale_mask(path: Path) -> bool:
-    """Tell whether the mask beside a file is older, or of another size: left from another file."""
-    mask = path.with_name(path.name + ".msk")
-    if not mask.is_file():
-        return False
-    with rasterio.open(path) as source, rasterio.open(mask) as beside:
-        same_size = source.shape == beside.shape
-    return not same_size or mask.stat().st_mtime < path.stat().st_mtime - 1  # s
-
-
-def _decode_with_pillow(source: rasterio.DatasetReader, path: Path) -> tuple[np.ndarray, int]:
-    """Return the pixels of a JPEG or PNG, as `load_tiles` decodes them, and its orientation."""
+def _decode_with_pillow(path: Path, upright: bool) -> np.ndarray:
+    """Return the pixels of a JPEG or PNG of 8 bits, decoded as the tiles of the training were."""
     with Image.open(path, formats=("JPEG", "PNG")) as image:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        known = np.ones(source.shape, bool)
-        if image.has_transparency_data:
-            rgba = np.asarray(image.convert("RGBA"))
-            pixels, known = rgba[..., :3].copy(), rgba[..., 3] > 0
-        else:
-            pixels = np.array(image.convert("RGB"))
-    if source.mask_flag_enums[0] == [MaskFlags.per_dataset]:  # inside a JPEG, or beside
-        known &= source.read_masks(1) > 0
-    elif source.nodata is not None and source.colorinterp[0] != ColorInterp.palette:
-        known &= (pixels != source.nodata).any(axis=-1)
-    pixels[~known] = 0
-    return pixels, orientation
+        image = ImageOps.exif_transpose(image) if upright else image
+        if not image.has_transparency_data:
+            return np.asarray(image.convert("RGB"))
+        rgba = np.asarray(image.convert("RGBA"))
+        return rgba[..., :3] * (rgba[..., 3:] > 0)
 
 
 def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | None) -> np.ndarray:
     """Return the pixels of any other image, read in strips of whole blocks."""
     bands, kind = _colour_bands(source), source.dtypes[0]
-    if kind.startswith("complex"):
-        raise ValueError("complex numbers, which are no colours")
     if levels is None and kind not in ("uint8", "uint16"):
-        raise ValueError(_advice_on_levels(source, bands))
+        raise ValueError(
+            f"{source.name}: {kind} values need levels, what becomes black and white: 0 and 0.275 "
+            "for reflectance, 0 and 2750 for 1/10,000 of it."
+        )
+    levels = levels or LEVELS_16_BIT
+    table = _to_8_bits(np.arange(2**16), levels) if kind == "uint16" else None  # faster
     pixels = np.empty((*source.shape, 3), np.uint8)
     block = source.block_shapes[0][0]
     step = min(max(block, 256 // block * block), 2048)
     for top in range(0, source.height, step):
         window = Window(0, top, source.width, min(step, source.height - top))
-        pixels[top : top + step] = _read_strip(source, bands, window, levels or LEVELS)
+        values = source.read(bands, window=window)
+        known = source.read_masks(bands, window=window).any(axis=0)
+        for band, role in enumerate(source.colorinterp, 1):
+            if role == ColorInterp.alpha:
+                known &= source.read(band, window=window) > 0
+        if kind != "uint8":
+            known &= values.any(axis=0) & np.isfinite(values).all(axis=0)
+            values = table[values] if kind == "uint16" else _to_8_bits(values, levels)
+        pixels[top : top + step] = np.moveaxis(values * known, 0, -1)  # grey in all three
     return pixels
 
 
 def _colour_bands(source: rasterio.DatasetReader) -> list[int]:
-    """Return which bands are red, green and blue, or the one that is grey or a palette's index."""
-    roles = source.colorinterp
-    if set(COLOUR_ROLES) <= set(roles):  # in whatever order, with others or without
-        return [roles.index(role) + 1 for role in COLOUR_ROLES]
+    """Return which bands are red, green and blue, or the one that is grey."""
+    roles, colours = source.colorinterp, (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    tags = source.tags(ns="IMAGE_STRUCTURE") | source.tags(1, ns="IMAGE_STRUCTURE")
+    few_bits = source.dtypes[0] == "uint8" and tags.get("NBITS", "8") != "8"
+    if ColorInterp.palette in roles or "MINISWHITE" in tags or few_bits:
+        raise ValueError(f"{source.name}: a palette, fewer than 8 bits or white as 0: save as RGB")
+    if source.dtypes[0].startswith("complex"):
+        raise ValueError(f"{source.name}: complex numbers are no colours")
+    if set(colours) <= set(roles):  # in whatever order, with others or without
+        return [roles.index(role) + 1 for role in colours]
     bands = [band for band, role in enumerate(roles, 1) if role != ColorInterp.alpha]
     if len(bands) not in (1, 3):
-        raise ValueError(f"{len(bands)} bands instead of 3 (red, green, blue) or 1 (grey, palette)")
+        raise ValueError(f"{source.name}: {len(bands)} bands instead of red, green, blue or grey")
     return bands
 
 
-def _read_strip(
-    source: rasterio.DatasetReader, bands: list[int], window: Window, levels: Sequence[float]
-) -> np.ndarray:
-    """Return a part of an image as `uint8` `(h, w, 3)`, 0 where there are no data."""
-    values = source.read(bands, window=window)
-    known = source.read_masks(bands, window=window).any(axis=0)
-    for band, role in enumerate(source.colorinterp, 1):
-        if role == ColorInterp.alpha:
-            known &= source.read(band, window=window) > 0
-    if source.colorinterp[0] == ColorInterp.palette:
-        palette = np.zeros((2**16, 4), np.uint8)
-        for index, colour in source.colormap(1).items():
-            palette[index] = colour
-        strip, known = palette[values[0], :3], known & (palette[values[0], 3] > 0)
-    else:
-        tags = source.tags(ns="IMAGE_STRUCTURE") | source.tags(bands[0], ns="IMAGE_STRUCTURE")
-        most = 2 ** int(tags.get("NBITS", 8 * values.itemsize)) - 1
-        if "MINISWHITE" in tags and values.dtype.kind == "u":
-            values = most - values
-        if values.dtype != np.uint8:
-            known &= values.any(axis=0)
-        if values.dtype.kind == "f":
-            known &= np.isfinite(values).all(axis=0)
-        strip = np.stack([_to_8_bits(value, most, levels) for value in values], axis=-1)
-    return strip * known[..., np.newaxis]
-
-
-def _to_8_bits(values: np.ndarray, most: int, levels: Sequence[float]) -> np.ndarray:
-    """Return values as colours: up to 8 bits from 0 to 255, others from `levels` as 1 to 255."""
-    if values.dtype == np.uint8:
-        return values if most == 255 else values * (255 // most)
-    if values.dtype == np.uint16:  # looked up, which is faster
-        return _to_8_bits(np.arange(2**16), most, levels)[values]
+def _to_8_bits(values: np.ndarray, levels: Sequence[float]) -> np.ndarray:
     return np.interp(np.nan_to_num(values), levels, (1, 255)).round().astype(np.uint8)
-
-
-def _advice_on_levels(source: rasterio.DatasetReader, bands: Sequence[int]) -> str:
-    """Say what values the middle of an image has, and which setting they need."""
-    height, width = source.shape
-    middle = Window(max(0, width // 2 - 500), max(0, height // 2 - 500), 1000, 1000)
-    values = source.read(bands, window=middle.intersection(Window(0, 0, width, height)))
-    values = values[np.isfinite(values)]
-    low, high = np.percentile(values, (1, 99)) if values.size else (np.nan, np.nan)
-    return (
-        f"{source.dtypes[0]} values, in its middle mostly {low:.4g} to {high:.4g}. Set LEVELS to "
-        "what becomes black and white: [0, 0.275] for reflectance, [0, 2750] for 1/10,000 of it"
-    )
-
-
-def _tiff_orientation(path: Path) -> int:
-    """Return which way up a TIFF is to be shown: 1 to 8, as in EXIF."""
-    with path.open("rb") as file:
-        header = file.read(8)
-        if header[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            return 1
-        header += file.read(8) if 43 in header[2:4] else b""
-        directory = ImageFileDirectory_v2(header)
-        file.seek(directory.next)
-        directory.load(file)
-        return directory.get(ExifTags.Base.Orientation, 1)
-
-
-def coordinates(picture: Picture, columns: ArrayLike, rows: ArrayLike) -> np.ndarray:
-    """Return x and y, `(2, ...)`, of places in a picture, in pixels from its upper left corner."""
-    a, b, c, d, e, f = picture.transform[:6]
-    columns, rows = np.asarray(columns), np.asarray(rows)
-    return np.array([a * columns + b * rows + c, d * columns + e * rows + f])
 
 
 def pixel_metres(picture: Picture) -> tuple[float, float]:
@@ -1555,8 +1031,9 @@ def pixel_metres(picture: Picture) -> tuple[float, float]:
 
     They are NaN where its place on Earth cannot be computed.
     """
-    height, width = picture.pixels.shape[:2]
-    x, y = coordinates(picture, width / 2 + np.array([0, 1, 0]), height / 2 + np.array([0, 0, 1]))
+    row, column = np.array(picture.pixels.shape[:2]) / 2
+    rows, columns = row + np.array([0, 0, 1]), column + np.array([0, 1, 0])
+    x, y = rasterio.transform.xy(picture.transform, rows, columns, offset="ul")
     try:
         longitude, latitude = np.radians(rasterio.warp.transform(picture.crs, "EPSG:4326", x, y))
     except Exception:  # GDAL raises many kinds
@@ -1564,11 +1041,6 @@ def pixel_metres(picture: Picture) -> tuple[float, float]:
     east = (longitude[1:] - longitude[0] + np.pi) % (2 * np.pi) - np.pi
     north = latitude[1:] - latitude[0]
     return tuple((6_371_000 * np.hypot(east * np.cos(latitude[0]), north)).tolist())
-
-
-def tile_starts(size: int, stride: int = TILE_SIZE) -> np.ndarray:
-    """Return where tiles begin along a side of `size` pixels; the last one ends at the border."""
-    return np.unique(np.r_[0 : size - TILE_SIZE : stride, size - TILE_SIZE])
 
 
 def classify_image(
@@ -1593,18 +1065,26 @@ def classify_image(
         centre.
 
     Raises:
-        ValueError: The image cannot be read or is smaller than a tile; or the stride is impossible.
+        OSError: The image cannot be read.
+        ValueError: It is smaller than a tile, or not `uint8` RGB; or the stride is impossible.
     """
-    check_settings(stride=stride, levels=levels)
     if isinstance(image, (str, Path)):
         image = read_image(image, levels)
         for caution in image.cautions:
             warnings.warn(f"{image.name}: {caution}", stacklevel=2)
+    elif levels is not None:
+        raise ValueError("levels are for files; pixels and pictures have their colours already.")
     picture = image if isinstance(image, Picture) else Picture(image)
+    check_pixels(picture.pixels, 3, picture.name)
     height, width = picture.pixels.shape[:2]
     if min(height, width) < TILE_SIZE:
         raise ValueError(f"{picture.name}: {width}x{height} pixels, smaller than a tile of 64x64")
-    tops, lefts = tile_starts(height, stride), tile_starts(width, stride)
+    if stride not in range(1, TILE_SIZE + 1):
+        raise ValueError(f"The stride must be a whole number from 1 to 64, not {stride!r}.")
+    tops, lefts = (  # the last tile ends at the border
+        np.unique(np.r_[0 : size - TILE_SIZE : stride, size - TILE_SIZE])
+        for size in (height, width)
+    )
     starts = [(top, left) for top in tops for left in lefts]
     probabilities, colours = _classify_tiles(model, picture, starts)
     borders = [
@@ -1621,7 +1101,8 @@ def classify_image(
     table[["red", "green", "blue"]] = colours
     if picture.crs is not None:
         rows, columns = np.transpose(starts) + TILE_SIZE / 2
-        table["x"], table["y"] = coordinates(picture, columns, rows)
+        xy = rasterio.transform.xy(picture.transform, rows, columns, offset="ul")
+        table["x"], table["y"] = xy
     return table
 
 
@@ -1639,11 +1120,9 @@ def _classify_tiles(
         tiles = np.stack(
             [picture.pixels[top : top + TILE_SIZE, left : left + TILE_SIZE] for top, left in batch]
         )
-        red, green, blue = np.moveaxis(tiles, -1, 0)
-        lit = np.count_nonzero(red | green | blue, axis=(1, 2))  # pixels that have data
-        sums = tiles.sum(axis=1, dtype=np.uint16).sum(axis=1, dtype=np.uint32)  # fast types
-        colours[first : first + len(batch)] = sums / np.maximum(lit, 1)[:, None]
-        known = np.flatnonzero(lit >= TILE_SIZE**2 / 2)
+        count = tiles.any(axis=-1).sum(axis=(1, 2))  # pixels that have data
+        colours[first : first + len(batch)] = tiles.sum(axis=(1, 2)) / np.maximum(count, 1)[:, None]
+        known = np.flatnonzero(count >= TILE_SIZE**2 / 2)
         if len(known):
             probabilities[first + known] = model.predict_on_batch(tiles[known])
         progress.on_predict_batch_end(step)
@@ -1677,73 +1156,30 @@ def area_shares(table: pd.DataFrame) -> pd.Series:
     return (area / area.sum()).sort_values(ascending=False)
 
 
-def write_land_cover(path: str | Path, table: pd.DataFrame, picture: Picture, stride: int) -> None:
+def write_land_cover(path: str | Path, table: pd.DataFrame, picture: Picture) -> None:
     """Write a land-cover map that programs for maps (QGIS, ArcGIS, GDAL) open.
 
     Args:
-        path: GeoTIFF to write: 0 for no data, 1 to 10 for `CLASSES`, with colours and names. The
-            probabilities go into a second file, with `_probability` for `_land_cover` in its name.
-        table: Of `classify_image`, with this `stride`.
+        path: GeoTIFF to write, with the pixels of the image: 0 for no data, 1 to 10 for `CLASSES`;
+            their names are tags of the band, their colours its colour table.
+        table: Of `classify_image`.
         picture: The image, with coordinates.
-        stride: Pixels of the image that become one pixel of the map.
-
-    Raises:
-        OSError: A file could not be written.
     """
-    path, (height, width) = Path(path), picture.pixels.shape[:2]
-    rows, columns = _cell_centres(height, stride), _cell_centres(width, stride)
-    by_place = table.set_index(["top", "left"])
-    tops, lefts = by_place.index.unique("top"), by_place.index.unique("left")
-    row = (np.searchsorted(tops, rows, side="right") - 1).clip(0)
-    column = (np.searchsorted(lefts, columns, side="right") - 1).clip(0)
-    place = np.add.outer(row * len(lefts), column)  # the table's row at each cell's centre
-    a, b, _, d, e, _ = (stride * number for number in picture.transform[:6])
-    x, y = coordinates(picture, columns[0] - stride / 2, rows[0] - stride / 2)
-    profile = {
-        "driver": "GTiff", "count": 1, "height": len(rows), "width": len(columns),
-        "crs": picture.crs, "compress": "deflate", "transform": rasterio.Affine(a, b, x, d, e, y),
-    }  # fmt: skip
+    height, width = picture.pixels.shape[:2]
     codes = table["label"].map({name: code for code, name in enumerate(CLASSES, 1)}).fillna(0)
+    grid = np.zeros((height, width), np.uint8)
+    for part, code in zip(table.itertuples(), codes, strict=True):
+        grid[part.top : part.top + part.height, part.left : part.left + part.width] = code
+    profile = {"driver": "GTiff", "compress": "deflate", "tiled": True, "nodata": 0}
+    profile |= {"dtype": "uint8", "count": 1, "height": height, "width": width}
+    profile |= {"crs": picture.crs, "transform": picture.transform}
     colours = 255 * to_rgba_array(["none", *CLASS_COLOURS.values()])
-    _write_band(path, codes.to_numpy(np.uint8)[place], 0, profile, colours.astype(int).tolist())
-    second = path.with_name(path.name.replace("_land_cover", "_probability"))
-    _write_band(second, table["probability"].to_numpy(np.float32)[place], np.nan, profile)
-    names = "".join(f"<Category>{name}</Category>" for name in (NO_DATA, *CLASSES))
-    with atomic_path(f"{path}.aux.xml") as temporary:  # where GDAL keeps the names of classes
-        temporary.write_text(
-            f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
-            "</PAMRasterBand></PAMDataset>"
-        )
-
-
-def _write_band(
-    path: Path, values: np.ndarray, nodata: float, profile: dict, colours: Sequence = ()
-) -> None:
-    """Write a GeoTIFF with one band, in memory first: GDAL does not say that a disk is full."""
     with MemoryFile() as memory, atomic_path(path) as temporary:
-        with memory.open(dtype=values.dtype, nodata=nodata, **profile) as file:
-            file.write(values, 1)
-            if colours:
-                file.write_colormap(1, dict(enumerate(colours)))
-                file.update_tags(1, **{f"class_{n}": name for n, name in enumerate(CLASSES, 1)})
+        with memory.open(**profile) as file:  # in memory: GDAL does not say that a disk is full
+            file.write(grid, 1)
+            file.write_colormap(1, dict(enumerate(colours.astype(int).tolist())))
+            file.update_tags(1, **{f"class_{n}": name for n, name in enumerate(CLASSES, 1)})
         temporary.write_bytes(memory.read())
-
-
-def _cell_centres(size: int, stride: int) -> np.ndarray:
-    """Return the middles of a map's cells along a side, in pixels, in step with those of tiles.
-
-    There is a cell for every pixel: the first and the last one may reach beyond the border.
-    """
-    middle = TILE_SIZE / 2
-    before = np.ceil((middle - stride / 2) / stride)
-    return np.arange(middle - before * stride, size + stride / 2, stride)
-
-
-def figure_text(text: str, longest: int = 40) -> str:
-    """Return outside text as a figure can show it: cut, and escaped where the font has no glyph."""
-    glyphs = get_font(findfont(FontProperties())).get_charmap()
-    text = "".join(c if ord(c) in glyphs else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def plot_land_cover(
@@ -1757,12 +1193,13 @@ def plot_land_cover(
         title: Stands above.
         cautions: Why not to trust the map; they stand above it, too.
     """
+    check_pixels(image, 3, title)
     x = np.r_[0, np.unique(table["left"] + table["width"])]
     y = np.r_[0, np.unique(table["top"] + table["height"])]
     grid = len(y) - 1, len(x) - 1
     code = table["label"].map({name: code for code, name in enumerate(CLASSES)})
     code, probability = (values.to_numpy().reshape(grid) for values in (code, table["probability"]))
-    headings = [figure_text(title, 90), *(fill(f"Careful: {text}.", 100) for text in cautions)]
+    headings = [title[:90], *(fill(f"Careful: {text}.", 100) for text in cautions)]
     proportion = np.clip(y[-1] / x[-1], 0.3, 3)  # of what is drawn; a very long image is squeezed
     size = 12, 3.6 * proportion + 2.1 + 0.3 * len(headings)  # inches
     figure, axes = plt.subplots(1, 3, figsize=size, layout="compressed", sharey=True)
@@ -1771,22 +1208,22 @@ def plot_land_cover(
     grey = np.repeat(0.6 + small.mean(axis=-1, keepdims=True) / 640, 3, axis=-1)
     grey[~small.any(axis=-1)] = 1  # no data
     shown = {"image": small, "land cover": grey, "probability of that class": grey}
-    for axis, (heading, picture) in zip(axes, shown.items(), strict=True):
-        axis.imshow(picture, extent=(0, x[-1], y[-1], 0))
+    for axis, (heading, pixels) in zip(axes, shown.items(), strict=True):
+        axis.imshow(pixels, extent=(0, x[-1], y[-1], 0), origin="upper")
         axis.set(title=heading, xlabel="pixels", aspect=proportion * x[-1] / y[-1])
         axis.grid(False)
     axes[0].set_ylabel("pixels")
-    colours = ListedColormap(list(CLASS_COLOURS.values()))
-    style = {"cmap": colours, "vmin": -0.5, "vmax": len(CLASSES) - 0.5, "alpha": MAP_ALPHA}
-    axes[1].pcolormesh(x, y, code, **style)
+    alpha = 0.8  # of class colours laid over the image
+    style = {"cmap": ListedColormap(list(CLASS_COLOURS.values())), "alpha": alpha}
+    axes[1].pcolormesh(x, y, code, vmin=-0.5, vmax=len(CLASSES) - 0.5, **style)
     mesh = axes[2].pcolormesh(x, y, 100 * probability, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(mesh, cax=axes[2].inset_axes([1.04, 0, 0.05, 1]), label="%")
     handles = [
-        Patch(fc=CLASS_COLOURS[name], alpha=MAP_ALPHA, label=f"{name} {share:.1%}")
+        Patch(fc=CLASS_COLOURS[name], alpha=alpha, label=f"{name} {share:.1%}")
         for name, share in area_shares(table).items()
     ]
     if "unusual" in table and table["unusual"].any():
-        handles.append(_hatch_unusual(axes[1], x, y, table))
+        handles.append(_hatch(axes[1], x, y, table["unusual"].to_numpy(float).reshape(grid)))
     place = {"loc": "outside lower center", "ncols": 5, "frameon": False}
     figure.legend(handles=handles, title="share of the area", **place)
     style = {"parse_math": False, "color": "#a50026" if cautions else "black"}
@@ -1794,15 +1231,134 @@ def plot_land_cover(
     return figure
 
 
-def _hatch_unusual(axis: Axes, x: np.ndarray, y: np.ndarray, table: pd.DataFrame) -> Patch:
-    """Grey and hatch the tiles with unusual colours; return what stands for them in the legend."""
-    unusual = table["unusual"].to_numpy(float).reshape(len(y) - 1, len(x) - 1)
+def _hatch(axis: Axes, x: np.ndarray, y: np.ndarray, unusual: np.ndarray) -> Patch:
+    """Grey and hatch unusual tiles; return what stands for them in the legend."""
     masked = np.ma.masked_equal(unusual, 0)
     axis.pcolormesh(x, y, masked, cmap=ListedColormap(["#dddddd"]), alpha=0.75)
-    axis.pcolor(
-        x, y, masked, cmap=ListedColormap(["none"]), hatch="////", edgecolor="#555555", linewidth=0
+    style = {"hatch": "////", "linewidth": 0}
+    axis.pcolor(x, y, masked, cmap=ListedColormap(["none"]), edgecolor="#555555", **style)
+    return Patch(fc="#dddddd", ec="#555555", label="unusual colours", **style)
+
+
+def map_images(
+    model: keras.Model,
+    images: str | Path | Sequence[str | Path],
+    folder: str | Path,
+    training_colours: np.ndarray,
+    stride: int = TILE_SIZE,
+    levels: Sequence[float] | None = None,
+) -> pd.DataFrame:
+    """Classify images, each by itself, and save what was found.
+
+    An image NAME.tif that is larger than a tile leaves `NAME_map.png`, `NAME_tiles.csv` (of
+    `classify_image`, with a column `unusual`) and, if it has coordinates, `NAME_land_cover.tif`.
+
+    Args:
+        model: As for `classify_image`.
+        images: As for `list_images`.
+        folder: The files are written there.
+        training_colours: As for `unusual_colours`.
+        stride: As for `classify_image`.
+        levels: As for `read_image`.
+
+    Returns:
+        One row an image, also saved as `overview.csv`: `image`; `width` and `height` in pixels;
+        `tiles`; `largest_class`; `land_cover`, the shares of the three largest classes;
+        `probability`, the mean of the tiles' probabilities; `warning`, why not to trust it; and
+        `problem`, why it could not be used.
+
+    Raises:
+        FileNotFoundError: There is no image.
+        ValueError: Two images have one name, or the levels are impossible.
+    """
+    _check_levels(levels)
+    rows, paths = [], list_images(images)
+    for path in paths:
+        try:
+            picture = read_image(path, levels)
+            table = classify_image(model, picture, stride)
+            known = table["label"] != NO_DATA
+            if not known.any():
+                raise ValueError("no data: (nearly) all pixels are black, masked or transparent")
+            colours = table[["red", "green", "blue"]]
+            table["unusual"] = known & unusual_colours(colours, training_colours)
+            share, cautions = table["unusual"].sum() / known.sum(), list(picture.cautions)
+            if share > 0.01:
+                text = f"{share:.0%} of the tiles have unusual colours, do not trust the answers"
+                cautions.append(text)
+            if len(table) > 1:
+                _save_map(Path(folder) / path.stem, picture, table, cautions)
+            shares = area_shares(table).head(3)
+            height, width = picture.pixels.shape[:2]
+            row = {
+                "image": path.name,
+                "width": width,
+                "height": height,
+                "tiles": len(table),
+                "largest_class": shares.index[0],
+                "land_cover": ", ".join(f"{name} {share:.1%}" for name, share in shares.items()),
+                "probability": table["probability"].mean(),
+                "warning": "; ".join(cautions),
+                "problem": "",
+            }
+        except Exception as error:  # whatever is wrong with one must not stop the others
+            reason = " ".join(f"{error.__cause__ or error}".split())
+            row = {"image": path.name, "problem": reason or type(error).__name__}
+        rows.append(row)
+    columns = ["image", "width", "height", "tiles", "largest_class", "land_cover", "probability"]
+    overview = pd.DataFrame(rows, columns=[*columns, "warning", "problem"])
+    save_table(overview, Path(folder) / "overview.csv")
+    return overview
+
+
+def _save_map(stem: Path, picture: Picture, table: pd.DataFrame, cautions: Sequence[str]) -> None:
+    save_table(table, f"{stem}_tiles.csv", decimals=6)
+    if picture.crs is not None:
+        write_land_cover(f"{stem}_land_cover.tif", table, picture)
+    with mpl.rc_context():
+        set_style()
+        figure = plot_land_cover(picture.pixels, table, picture.name, cautions)
+        save_figure(figure, f"{stem}_map.png", dpi=85)
+
+
+def main() -> int:
+    """Make land-cover maps of your own images, from the shell."""
+    here = Path(__file__).resolve().parent
+    parser = argparse.ArgumentParser(
+        description="Make land-cover maps of your own images. They must look like EuroSAT: bands "
+        "4, 3, 2 of Sentinel-2, level 1C, 10 m per pixel; see README.md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    style = {"fc": "#dddddd", "ec": "#555555", "hatch": "////", "linewidth": 0}
-    area = table["height"] * table["width"]
-    share = area[table["unusual"]].sum() / area[table["label"] != NO_DATA].sum()
-    return Patch(**style, label=f"unusual colours {share:.1%}")
+    add = parser.add_argument
+    add("images", nargs="+", help="images (PNG, JPEG, TIFF, JPEG 2000) or folders of them")
+    levels = "the values that become black and white, unless images have 8 bits; 1000 3750 for "
+    levels += "products since 2022. 16 bits: 0 2750 if not given"
+    add("--levels", nargs=2, type=float, metavar=("BLACK", "WHITE"), help=levels)
+    stride = "pixels from one tile to the next, 1 to 64; fewer: a finer, slower map"
+    add("--stride", type=int, default=TILE_SIZE, help=stride)
+    output = "folder for the maps; if not given, one in results/own_images"
+    add("--output", type=Path, help=output)
+    model = here / "models/eurosat_resnet50.keras"
+    add("--model", type=Path, default=model, help="a model of Training.ipynb")
+    add("--results", type=Path, default=here / "results", help="what its training wrote")
+    options = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # names that the console cannot show
+    try:
+        first = list_images(options.images)[0]
+        output = options.output or here / "results/own_images" / first.resolve().parent.name
+        model = open_model(options.model)
+        read_run(options.results, options.model)
+        colours = np.load(options.results / "training_colours.npy")
+        settings = colours, options.stride, options.levels
+        overview = map_images(model, options.images, output, *settings)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    for row in overview.fillna("").itertuples():
+        warning = f"  Careful: {row.warning}." if row.warning else ""
+        print(f"{row.image}: {row.land_cover or 'not used, ' + row.problem}{warning}")
+    print(f"Maps and tables are in {output}")
+    return int((overview["problem"] != "").any())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
