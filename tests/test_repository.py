@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import nbformat
@@ -11,8 +10,6 @@ import pandas as pd
 import pooch
 import pytest
 from conftest import REPOSITORY
-
-from eurosat_utils import training_pflop
 
 RESULTS = REPOSITORY / "results"
 
@@ -26,10 +23,6 @@ def test_style(arguments):
     command = [sys.executable, "-m", "ruff", *arguments, str(REPOSITORY)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
-
-
-def test_lines_are_as_wide_as_a_page_shows():
-    assert tomllib.loads(read(".ruff.toml"))["line-length"] == 100
 
 
 @pytest.fixture(params=["Training.ipynb", "Inference.ipynb"])
@@ -88,7 +81,6 @@ def test_model_that_is_included_is_the_one_that_was_tested(run):
     assert digest == run["model_sha256"]
     assert digest in read("models/README.md")
     assert f"{run['metrics']['accuracy']:.2%}" in read("models/README.md")
-    assert path.stat().st_size < 50e6
     program = (  # in a process that knows none of our code
         "import keras, numpy, sys; model = keras.saving.load_model(sys.argv[1]);"
         "print(model.predict(numpy.zeros((1, 64, 64, 3), 'uint8'), verbose=0).shape)"
@@ -107,24 +99,10 @@ def test_map_of_the_mosaic_agrees_with_the_test():
 
 def test_gallery_shows_every_figure_and_names_every_table():
     gallery = read("results/README.md")
-    tracked = ["git", "ls-files", "results"]
-    process = subprocess.run(tracked, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    for path in map(Path, process.stdout.splitlines()):
-        if path.parent == Path("results") and path.suffix == ".png":
-            assert f"]({path.name})" in gallery, path
-        elif path.parent == Path("results") and path.name != "README.md":
-            assert f"`{path.name}`" in gallery or path.name.startswith("inference"), path
-
-
-def test_table_of_recipes_says_what_each_run_cost_and_brought():
-    recipes = pd.read_csv(RESULTS / "recipes.csv")
-    assert set(recipes["question"]) == {"cost", "choice"}
-    assert recipes["validation_accuracy"].between(0.9, 1).all()
-    needed = ["image_sizes", "learning_rate", "arithmetic", "processor", "minutes"]
-    assert recipes[needed].notna().all(axis=None)
-    epochs = recipes["image_sizes"].str.split().str.len()
-    minutes = epochs * recipes["training_tiles"] / recipes["tiles_per_second"] / 60
-    assert ((minutes - recipes["minutes"]).abs() / recipes["minutes"] < 0.02).all()
+    for path in RESULTS.glob("*.*"):
+        if path.name != "README.md":
+            written = f"]({path.name})" if path.suffix == ".png" else f"`{path.name}`"
+            assert written in gallery, path
 
 
 @pytest.fixture(scope="module")
@@ -132,61 +110,61 @@ def splits():
     return pd.read_csv(RESULTS / "splits.csv", dtype={"split_seed": "Int64"})
 
 
-def test_splits_follow_from_the_records_of_their_runs(splits):
-    folders = [RESULTS, *(RESULTS / "runs").iterdir()]
-    assert len(splits) == len(folders)
-    for folder in folders:
-        record = json.loads((folder / "run.json").read_text("utf-8"))
-        settings, metrics = record["parameters"], record["metrics"]
-        assert settings["RESULTS_DIR"] == folder.relative_to(REPOSITORY).as_posix()
-        rows = splits[splits["split"] == settings["SPLIT"]]
-        rows = rows[(rows["accuracy"] - metrics["accuracy"]).abs() < 5e-5]
-        (row,) = rows[(rows["pflop"] - record["pflop"]).abs() < 5e-5].to_dict("records")
-        assert row["seed"] == settings["SEED"]
-        assert row["macro_f1"] == pytest.approx(metrics["macro_f1"], abs=5e-5)
-        assert record["pflop"] == pytest.approx(training_pflop(settings["IMAGE_SIZES"], 16_200))
-        if settings["SPLIT"] == "random":
-            assert row["split_seed"] == settings["SPLIT_SEED"]
-
-
-def test_default_and_short_preset_are_those_of_the_tables(splits, run):
-    pflop = splits.groupby("recipe")["pflop"].first()
-    assert run["pflop"] == pytest.approx(pflop["default"], abs=5e-5)
-    assert pflop["default"] <= 0.55
-    assert pflop["short preset"] <= 0.3
-    record = json.loads(read("results/runs/short-longitude/run.json"))
-    sizes = str(record["parameters"]["IMAGE_SIZES"])
-    cells = nbformat.read(REPOSITORY / "Training.ipynb", as_version=4).cells
-    assert f"IMAGE_SIZES = {sizes}" in cells[3].source
-    assert any(f'"short preset": {sizes}' in cell.source for cell in cells)
-    assert f'-y "IMAGE_SIZES: {sizes}"' in read("README.md")
+def test_included_run_is_in_the_table_of_runs(run, splits):
+    row = splits.query("recipe == 'default' and split == 'random' and split_seed == 0").iloc[0]
+    metrics = run["metrics"]
+    assert row["accuracy"] == pytest.approx(metrics["accuracy"], abs=5e-5)
+    assert row["validation_log_loss"] == pytest.approx(metrics["validation_log_loss"], abs=5e-5)
+    assert row["macro_f1"] == pytest.approx(metrics["macro_f1"], abs=5e-5)
+    settings = nbformat.read(REPOSITORY / "Training.ipynb", as_version=4).cells
+    (settings,) = [c.source for c in settings if "parameters" in c.metadata.get("tags", [])]
+    for name in ("IMAGE_SIZE", "EPOCHS", "BATCH_SIZE", "LEARNING_RATE"):
+        (line,) = [line for line in settings.splitlines() if line.startswith(f"{name} = ")]
+        assert float(line.split("=")[1].split("#")[0]) == run["parameters"][name]
 
 
 def test_numbers_in_prose_equal_those_in_results(run, splits):
-    readme = read("README.md")
-    introduction = nbformat.read(REPOSITORY / "Training.ipynb", as_version=4).cells[0].source
-    default = splits[splits["recipe"] == "default"]
-    known, unseen = (default[default["split"] == split] for split in ("random", "longitude"))
-    short = splits[splits["recipe"] == "short preset"]
-    numbers, said, accuracies = [], [], []
-    for rows in (known, unseen):
+    readme, gallery = read("README.md"), read("results/README.md")
+    metrics = run["metrics"]
+    low, high = metrics["accuracy_95_percent_interval"]
+    numbers = [f"**{metrics['accuracy']:.2%}**", f"{low:.2%} to {high:.2%}"]
+    for _, rows in splits[splits["recipe"] != "default"].groupby("split"):
         accuracy = rows["accuracy"]
-        accuracies.append(accuracy.mean())
-        said += [f"**{accuracy.mean():.2%}**", f"{accuracy.min():.2%} to {accuracy.max():.2%}"]
-        means = rows[["macro_f1", "log_loss", "calibration_error"]].mean()
-        numbers += [f"{accuracy.mean():.2%}", *(f"{mean:.4f}" for mean in means)]
-    said += [f"{accuracy:.2%}" for accuracy in short.groupby("split")["accuracy"].mean()]
-    minutes = f"{run['seconds']['fine-tuning'] / 60:.0f} min"
-    for number in [*said, minutes]:
-        assert number in introduction, f"the introduction does not say {number!r}"
+        numbers += [f"{accuracy.mean():.2%}", f"{accuracy.min():.2%} to {accuracy.max():.2%}"]
+    numbers += [f"{metrics['macro_f1']:.4f}"]
+    after = metrics["calibration"]["after calibration"]
+    numbers += [f"{after['log_loss']:.4f}", f"{after['expected_calibration_error']:.4f}"]
     mosaic = pd.read_csv(RESULTS / "mosaic.csv")
-    right = (mosaic["label"] == mosaic["truth"]).mean()
-    numbers += [*said, minutes, f"{run['metrics']['accuracy']:.2%}"]
-    numbers += [f"{right:.2%} of them right", f"{run['pflop']:.2f} PFLOP"]
-    numbers += [f"{short['pflop'].iloc[0]:.2f} PFLOP", run["weights"]["file"]]
-    times = (1 - accuracies[1]) / (1 - accuracies[0])
-    for number in [*numbers, f"{times:.1f} times the errors"]:
+    numbers += [f"{(mosaic['label'] == mosaic['truth']).mean():.2%} of them right"]
+    numbers += [run["weights"]["file"]]
+    for number in numbers:
         assert number in readme, f"README.md does not say {number!r}"
+    said = [f"{metrics['validation_log_loss']:.4f}", f"{metrics['validation_accuracy']:.2%}"]
+    for number in said:
+        assert number in gallery, f"results/README.md does not say {number!r}"
     for figure in [line.split("(")[1][:-1] for line in readme.splitlines() if line[:2] == "!["]:
         assert (REPOSITORY / figure).is_file()
-    assert len(readme.split()) <= 1300
+    assert len(readme.split()) <= 900
+
+
+def test_dask_workers_make_the_same_maps_as_one_process(tmp_path):
+    pytest.importorskip("dask.distributed")
+    sys.path.insert(0, str(Path(__file__).parent))
+    import numpy as np
+    from dask_scenes import map_folder
+    from PIL import Image
+
+    import eurosat_utils as eu
+
+    model_path = REPOSITORY / "models" / "eurosat_resnet50.keras"
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    colours = np.load(RESULTS / "training_colours.npy")
+    for seed in range(2):
+        pixels = np.random.default_rng(seed).integers(0, 256, (64, 128, 3), np.uint8)
+        Image.fromarray(pixels).save(scenes / f"{seed}.png")
+    here = eu.map_images(eu.open_model(model_path), scenes, tmp_path / "here", colours)
+    there = map_folder(scenes, tmp_path / "there", model_path, training_colours=colours)
+    columns = ["image", "tiles", "largest_class", "warning"]
+    pd.testing.assert_frame_equal(here[columns], there[columns])
+    assert (tmp_path / "there" / "1" / "1_map.png").is_file()
