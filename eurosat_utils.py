@@ -551,7 +551,7 @@ class Run:
         self.settings = self._settings_now()
         self.model_path = Path(namespace["MODEL_PATH"]).expanduser()
         self.results = Path(namespace["RESULTS_DIR"]).expanduser()
-        self.history, self.resumed, self._inputs = [], False, {}
+        self.history, self.resumed, self._inputs = [], False, None
         self._backup = self.model_path.with_suffix(".backup")
         if self.model_path.suffix != ".keras":
             raise ValueError(f"MODEL_PATH must end in .keras, not {self.model_path}.")
@@ -570,7 +570,7 @@ class Run:
     def check(self) -> None:
         """Raise ChangedSettings if a setting is not what it was when the run began."""
         now = self._settings_now()
-        if changed := [name for name in now if now[name] != self.settings.get(name)]:
+        if changed := [key for key in self.settings if now.get(key) != self.settings[key]]:
             raise ChangedSettings(
                 f"{', '.join(changed)} changed. Select the Settings cell and choose Run > Run "
                 "Selected Cell and All Below."
@@ -621,18 +621,20 @@ class Run:
         state = {"run": self.settings | self._inputs, "history": history}
         (temporary / "state.json").write_text(json.dumps(state, indent=2), "utf-8")
         network.save_weights(temporary / "network.weights.h5")
+        finished = sum(row["phase"] == "fine-tuning" for row in history)
+        temporary.rename(self._backup / f"epoch-{finished}")
         self.history = history
-        temporary.rename(self._backup / f"epoch-{self.finished}")
         if old is not None:
             shutil.rmtree(old)
 
     def load_backup(self, network: keras.Model) -> int:
         """Put weights and optimizer back to the last finished epoch; return how many there are."""
         self.check()
-        if (saved := self._saved()) is not None:
+        saved = self._backup / f"epoch-{self.finished}"
+        if saved.exists():
             network.load_weights(saved / "network.weights.h5")
-        elif self.finished < self.settings["EPOCHS"]:
-            raise FileNotFoundError(f"{self._backup} is gone. Run all from the Settings cell on.")
+        elif self.finished < self.settings["EPOCHS"]:  # else the run is over
+            raise FileNotFoundError(f"{saved} is gone. Run all cells from the Settings cell on.")
         return self.finished
 
     def delete_backup(self) -> None:
