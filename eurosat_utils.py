@@ -19,6 +19,7 @@ import tempfile
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -204,12 +205,13 @@ def _unpack(archive: Path) -> Path:
             zipfile.ZipFile(archive) as content,
             tempfile.TemporaryDirectory(dir=archive.parent, ignore_cleanup_errors=True) as folder,
         ):
-            content.extractall(folder)
-            for root in (Path(folder), *Path(folder).iterdir()):
+            unpacked = Path(folder, "unpacked")  # unlike `folder`, others may read it
+            content.extractall(unpacked)
+            for root in (unpacked, *unpacked.iterdir()):
                 if all((root / name).is_dir() for name in CLASSES):
                     list_tiles(root)
                     return root.rename(archive.with_name("EuroSAT_RGB"))
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise ValueError(f"{archive}: {error}. Delete it and run this cell again.") from error
     raise ValueError(f"{archive} does not hold the folders {', '.join(CLASSES)}. Delete it.")
 
@@ -696,7 +698,7 @@ def save_json(content: dict, path: str | Path) -> None:
 
 def save_table(table: pd.DataFrame, path: str | Path, decimals: int = 4, **options) -> None:
     """Write a table as CSV, completely or not at all."""
-    options = {"index": False, "errors": "backslashreplace"} | options
+    options = {"index": False, "errors": "backslashreplace", "lineterminator": "\n"} | options
     with atomic_path(path) as temporary:
         table.to_csv(temporary, float_format=f"%.{decimals}f", **options)
 
