@@ -1,398 +1,388 @@
-"""What Training.ipynb calls: network, learning rate, settings, backup, saving, calibration."""
+"""What Training.ipynb does besides its figures, without a kernel: its cells and what they call."""
 
-import json
-import re
-import shutil
-import subprocess
-import sys
+import ast
+import os
 import zipfile
+from pathlib import Path
 
 import keras
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pooch
 import pytest
-from conftest import REPOSITORY, ordinary_user
-from scipy.special import softmax
+from conftest import cell_with, code_cells
+from draw_tiles import draw_scene
+from IPython.core.interactiveshell import InteractiveShell
+from keras import layers
+from traitlets.config import Config
 
 import eurosat_utils as eu
-from eurosat_utils import SETTINGS, Progress, RiseAndFall, Run
 
-layers = keras.layers
+CELL = """
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 4, 8, 0.01
+images = np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), np.uint8)
+labels = np.random.default_rng(0).integers(0, 10, 30)
+train, validation = np.arange(20), np.arange(20, 30)
+split = pd.DataFrame({"file": ["a"], "label": ["River"], "split": ["train"]})
+weights_file, md5, is_published, dtype = Path("file.h5"), "abc", False, "float32"
+"""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def release_memory():
-    yield
-    keras.backend.clear_session()
+def notebook(folder, seed=0, **changed):
+    """Return the names in Training.ipynb when it is about to train.
+
+    The cells are those of the notebook, but the network is small and the tiles are noise.
+    """
+    names = {"eu": eu}
+    for cell in (cell_with("import tensorflow as tf"), cell_with("SPLIT_SEED = 0"), CELL):
+        exec(cell, names)
+    names |= {"MODEL_PATH": folder / "model.keras", "RESULTS_DIR": folder} | changed
+    names |= {"run": eu.Run(names), "network": small_network(seed)}
+    for text in ("def turn_tiles", "def training_b", "class RiseA", "stop_at_nan =", "open_backup"):
+        exec(cell_with(text), names)
+    if not names["run"].history:
+        names["run"].save_backup(names["network"], [{"phase": "head", "epoch": 0}])
+    return names
+
+
+def small_network(seed=0):
+    tile = keras.Input((64, 64, 3), dtype="uint8")
+    means = layers.AveragePooling2D(16)(keras.ops.cast(tile, "float32") / 255)
+    initial = keras.initializers.GlorotUniform(seed)
+    head = layers.Dense(10, activation="softmax", kernel_initializer=initial)
+    return keras.Model(tile, head(layers.Flatten()(means)))
+
+
+def tuned(*epochs):
+    return [{"phase": "fine-tuning", "epoch": epoch} for epoch in epochs]
+
+
+def epochs_in(folder, backup="model.backup"):
+    return sorted(path.name for path in (folder / backup).iterdir())
+
+
+def assert_close(actual, expected, share=1e-5):
+    """Compare with a tolerance in proportion to the largest value."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.abs(expected).max())
+
+
+def assert_same_weights(one, other):
+    for weight, same in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
+def fail(*arguments, **options):
+    raise OSError("no space")
 
 
 # ---------------------------------------------------------------- network
 
 
-def test_folding_batch_normalisation_changes_no_answer():
+def test_folding_batch_normalisation_changes_no_answer(seed=0):
     image = keras.Input((16, 16, 3))
-    x = layers.BatchNormalization(name="a_bn")(layers.Conv2D(5, 3, 2, name="a_conv")(image))
-    y = layers.Conv2D(5, 1, name="b_conv")(layers.ReLU()(x))
-    y = layers.BatchNormalization(name="b_bn", epsilon=0.1)(y)
-    network = keras.Model(image, layers.Add()([x, y]))
-    random = np.random.default_rng(0)
+    x = layers.Conv2D(5, 3, 2, name="a_conv")(image)
+    network = keras.Model(image, layers.BatchNormalization(name="a_bn", epsilon=0.1)(x))
+    random = np.random.default_rng(seed)
     network.set_weights([random.uniform(0.1, 2, weight.shape) for weight in network.get_weights()])
     folded = eu.fold_normalisation(network)
     assert not any(isinstance(layer, layers.BatchNormalization) for layer in folded.layers)
-    images = random.normal(size=(4, 16, 16, 3))
-    answers = folded.predict(images, verbose=0)
-    np.testing.assert_allclose(answers, network.predict(images, verbose=0), rtol=1e-4)
+    images = random.normal(size=(4, 16, 16, 3)).astype(np.float32)
+    assert_close(folded(images), network(images, training=False))
 
 
-def test_backbone_starts_from_a_weights_file_or_from_a_model_of_the_notebook(weights, tmp_path):
+def test_backbone_starts_from_a_weights_file_or_a_model_of_the_notebook(weights, tmp_path):
     backbone = eu.load_backbone(weights)
+    options = {"include_top": False, "pooling": "avg", "input_shape": (32, 32, 3)}
+    original = keras.applications.ResNet50(weights=weights, **options)
+    images = np.random.default_rng(0).normal(0, 50, (2, 32, 32, 3)).astype(np.float32)
+    assert_close(backbone(images), original(images, training=False), share=1e-4)
     image = keras.Input((32, 32, 3))
-    head = layers.Dense(10, activation="softmax", name="classes")
-    keras.Model(image, head(backbone(image))).save(tmp_path / "model.keras")
-    again = eu.load_backbone(tmp_path / "model.keras")
-    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
-    np.testing.assert_array_equal(
-        backbone.predict(images, verbose=0), again.predict(images, verbose=0)
-    )
-    record = eu.weights_file(weights)
-    assert record["file"] == weights.name
-    assert len(record["sha256"]) == 64
-
-
-def save_other_network(path, weights):
-    network = keras.applications.MobileNetV2(include_top=False, weights=None)
-    network.save_weights(path)
+    keras.Model(image, layers.Dense(10)(backbone(image))).save(tmp_path / "model.keras")
+    again = eu.load_backbone(tmp_path / "model.keras", "bfloat16")
+    assert_same_weights(again, backbone)
+    assert again.layers[-1].compute_dtype == "bfloat16"
+    assert keras.config.dtype_policy().name == "float32"
+    with pytest.raises(KeyError, match="float16"):
+        eu.load_backbone(weights, "float16")
 
 
 @pytest.mark.parametrize(
     ("name", "save"),
     [
-        ("other.weights.h5", save_other_network),
+        ("other.weights.h5", lambda path, file: small_network().save_weights(path)),
         ("half.weights.h5", lambda path, file: path.write_bytes(file.read_bytes()[:10_000_000])),
-        ("text.weights.h5", lambda path, file: path.write_text("not HDF5")),
         ("text.keras", lambda path, file: path.write_text("not a model")),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(weights, tmp_path, name, save):
+def test_weights_that_do_not_fit_are_refused_by_name(weights, tmp_path, name, save):
     save(tmp_path / name, weights)
-    message = rf"(?s)WEIGHTS: .*{re.escape(name)} cannot be loaded .* fetch https://"
-    with pytest.raises(ValueError, match=message):
-        eu.load_backbone(tmp_path / name)
+    with pytest.raises(ValueError, match=f"WEIGHTS: .*{name} cannot be loaded"):
+        eu.load_backbone(tmp_path / name, "bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
 
 
-def test_learning_rate_rises_falls_and_never_leaves_its_range():
-    rates = np.array([float(RiseAndFall(0.1, 100)(step)) for step in [*range(100), 101, 1000, 1e6]])
-    assert rates.min() >= 0
-    assert rates.max() == pytest.approx(0.1, rel=0.02)
-    assert rates.argmax() == 9
+def test_learning_rate_rises_falls_and_never_leaves_its_range(tmp_path):
+    schedule = notebook(tmp_path)["RiseAndFall"](0.1, 100)
+    rates = np.array([float(schedule(step)) for step in [*range(100), 101, 1000, 1e6]])
+    assert (rates >= 0).all()
+    assert 0.098 < rates.max() <= np.float32(0.1)
     assert (np.diff(rates[:10]) > 0).all()
     assert (np.diff(rates[10:101]) < 0).all()
     assert (rates[100:] == 0).all()
 
 
-def test_eight_turns_are_the_eight_symmetries():
+def test_eight_turns_are_the_eight_symmetries(tmp_path):
     tile = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    turned = eu.turn_tiles(np.repeat(tile[None], 8, axis=0), np.arange(8)).numpy()
+    turned = notebook(tmp_path)["turn_tiles"](np.stack([tile] * 8), np.arange(8)).numpy()
     assert turned.dtype == np.uint8
-    np.testing.assert_array_equal(turned[0], tile)
-    expected = {
-        np.rot90(view, number).tobytes() for view in (tile, tile[::-1]) for number in range(4)
-    }
-    assert {view.tobytes() for view in turned} == expected
+    views = [np.rot90(view, number) for view in (tile, tile[::-1]) for number in range(4)]
+    assert {view.tobytes() for view in turned} == {view.tobytes() for view in views}
 
 
-def test_work_of_the_default_is_counted_as_the_sum_of_its_convolutions():
-    assert eu.training_pflop([96], 16_200) == pytest.approx(0.069, abs=0.001)
-    assert eu.training_pflop([192], 100) == pytest.approx(4 * eu.training_pflop([96], 100))
+# ---------------------------------------------------------------- settings, backup, training
 
 
-@pytest.fixture
-def small_model():
-    """A compiled model with the names of the real one, that takes tiles."""
-    keras.utils.set_random_seed(0)
-    tile = keras.Input((64, 64, 3), dtype="uint8")
-    x = layers.AveragePooling2D(16)(keras.ops.cast(tile, "float32") / 255)
-    model = keras.Model(tile, layers.Dense(10, activation="softmax")(layers.Flatten()(x)))
-    optimizer = keras.optimizers.AdamW(0.01)
-    optimizer.build(model.trainable_variables)
-    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    return model
+def test_places_that_cannot_be_written_to_are_named_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match=r"MODEL_PATH must end in \.keras, not model\.h5"):
+        notebook(tmp_path, MODEL_PATH="model.h5")
+    (tmp_path / "in the way").write_text("a file")
+    with pytest.raises(OSError, match="in the way"):
+        notebook(tmp_path, RESULTS_DIR=tmp_path / "in the way")
 
 
-@pytest.fixture(scope="module")
-def batch():
-    random = np.random.default_rng(0)
-    return random.integers(0, 256, (20, 64, 64, 3), np.uint8), random.integers(0, 10, 20)
+@pytest.mark.parametrize("step", ["check", "open_backup", "save_backup", "load_backup", "record"])
+def test_settings_changed_in_a_living_notebook_stop_it(tmp_path, step):
+    names = notebook(tmp_path)
+    network = names["network"]
+    arguments = {"save_backup": [network, tuned(0)], "load_backup": [network]}.get(step, [])
+    names |= {"LEARNING_RATE": 1, "SPLIT": "longitude"}
+    with pytest.raises(eu.ChangedSettings, match=r"^SPLIT, LEARNING_RATE changed\. Select the"):
+        getattr(names["run"], step)(*arguments)
+    assert epochs_in(tmp_path) == ["epoch-0"]
 
 
-def values_of(model):
-    return [value.numpy() for value in [*model.variables, *model.optimizer.variables]]
+def test_no_cell_can_be_left_out_unnoticed_after_new_settings(tmp_path):
+    cells = code_cells()
+    (start,) = [index for index, cell in enumerate(cells) if "eu.Run(globals())" in cell]
+    maker, used = {}, {}
+    for number, cell in enumerate(cells[start + 1 :]):
+        nodes = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Name)]
+        made = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
+        for name in ({node.id for node in nodes} - made) & maker.keys():
+            used.setdefault(maker[name], []).append(name)
+        maker |= dict.fromkeys(made - {"published"}, number)
+    old = object()
+    names = notebook(tmp_path) | dict.fromkeys(maker, old)
+    exec(cells[start], names)
+    unnoticed = [made for made in used.values() if all(names.get(name) is old for name in made)]
+    assert unnoticed == []  # the cell that begins a run must forget one of each
 
 
-def test_measuring_the_speed_leaves_model_and_optimizer_as_they_were(small_model, batch):
-    before = values_of(small_model)
-    assert eu.measure_speed(small_model, *batch) > 0
-    for old, new in zip(before, values_of(small_model), strict=True):
-        np.testing.assert_array_equal(old, new)
+def test_interrupt_and_changed_settings_show_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell = InteractiveShell(config=Config(HistoryManager=Config(enabled=False)))
+    monkeypatch.setattr(eu, "get_ipython", lambda: shell)
+    shell.push({"eu": eu, "EPOCHS": 4, "MODEL_PATH": tmp_path / "a.keras", "RESULTS_DIR": tmp_path})
+    assert shell.run_cell("run = eu.Run(globals())").success
+    for cell, said in {
+        "raise KeyboardInterrupt": "Stopped. Run this cell again to go on; finished epochs are",
+        "EPOCHS = 5; run.check()": "EPOCHS changed. Select the Settings cell and choose Run > Run",
+    }.items():
+        assert not shell.run_cell(cell).success
+        output = capsys.readouterr()
+        assert output.out.startswith(said)
+        assert (output.out.count("\n"), output.err) == (1, "")
 
 
-def test_progress_shows_each_epoch_and_what_is_left(small_model, batch, capsys):
-    progress = Progress("learning", 20, costs=[1, 4])
-    for epoch in range(2):
-        small_model.fit(
-            *batch, batch_size=5, initial_epoch=epoch, epochs=epoch + 1, verbose=0,
-            validation_data=batch, callbacks=[progress],
-        )  # fmt: skip
-    text = capsys.readouterr().out
-    assert re.search(r"epoch 1 of 2: \d+ s, accuracy [\d.]+%, on validation [\d.]+%", text)
-    assert "learning: 2 of 2 epochs are done" in text
-    assert progress.seconds > 0
-    assert eu.predict(small_model, batch[0], "test").shape == (20, 10)
-    assert "test: 20 tiles in 0 s" in capsys.readouterr().out
+def test_loss_that_is_not_a_number_stops_the_training_and_is_not_saved(tmp_path):
+    names = notebook(tmp_path)
+    names["network"].set_weights([np.nan * weight for weight in names["network"].get_weights()])
+    names["run"].save_backup(names["network"], tuned(0))
+    with pytest.raises(RuntimeError, match="NaN or Inf loss"):
+        exec(cell_with("run.load_backup(network)"), names)
+    assert epochs_in(tmp_path) == ["epoch-1"]
 
 
-def test_loss_that_is_not_a_number_stops_the_training(small_model, batch):
-    small_model.set_weights([np.full_like(value, np.nan) for value in small_model.get_weights()])
-    with pytest.raises(RuntimeError, match=r"the loss became nan in step 1\. Lower LEARNING_RATE"):
-        small_model.fit(*batch, verbose=0, callbacks=[Progress("learning", 20)])
-
-
-# ---------------------------------------------------------------- settings and runs
-
-
-@pytest.fixture
-def settings(tmp_path, weights):
-    """Settings of Training.ipynb that work."""
-    return {
-        "DATA_DIR": "data", "SPLIT": "random", "SPLIT_SEED": 0, "IMAGES_PER_CLASS": None,
-        "WEIGHTS": str(weights), "IMAGE_SIZES": [64, 96], "FINE_TUNED_STAGES": ["conv5"],
-        "BATCH_SIZE": 64, "HEAD_EPOCHS": 20, "HEAD_LEARNING_RATE": 1e-3, "LEARNING_RATE": 2e-4,
-        "WEIGHT_DECAY": 0.01, "DTYPE": None, "SEED": 0,
-        "MODEL_PATH": str(tmp_path / "models" / "model.keras"),
-        "RESULTS_DIR": str(tmp_path / "results"),
-    }  # fmt: skip
-
-
-BAD_SETTINGS = [
-    {
-        "WEIGHTS": "nowhere.h5", "FINE_TUNED_STAGES": "conv5", "IMAGES_PER_CLASS": 0,
-        "MODEL_PATH": "model.h5", "IMAGE_SIZES": [96, 31], "BATCH_SIZE": 64.0, "HEAD_EPOCHS": 0,
-        "LEARNING_RATE": 1, "WEIGHT_DECAY": "a", "HEAD_LEARNING_RATE": 0, "DTYPE": "float16",
-        "SEED": -1, "SPLIT": "latitude", "SPLIT_SEED": None, "RESULTS_DIR": 2024, "DATA_DIR": 5,
-    },
-    {"IMAGE_SIZES": [], "SEED": True, "LEARNING_RATE": "1e-3", "BATCH_SIZE": [64], "DTYPE": []},
-    {"IMAGE_SIZES": 96, "FINE_TUNED_STAGES": ["conv6"], "MODEL_PATH": 7, "WEIGHTS": None},
-    {"RESULTS_DIR": "", "MODEL_PATH": None, "DATA_DIR": 1e3},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("bad", BAD_SETTINGS)
-def test_all_settings_that_cannot_work_are_named_before_any_work(settings, tmp_path, bad):
-    with pytest.raises(ValueError, match="Please change these settings") as error:
-        Run(settings | bad)
-    lines = str(error.value).splitlines()[1:]
-    assert len(lines) == len(bad)
-    assert all(name in str(error.value) for name in bad)
-    assert not (tmp_path / "results").exists()
-
-
-def test_folder_that_cannot_be_written_to_is_named_before_any_work(settings, tmp_path):
-    (tmp_path / "results").mkdir(mode=0o555)
-    program = "import json, sys, eurosat_utils; eurosat_utils.Run(json.loads(sys.argv[1]))"
-    command = [*ordinary_user(), sys.executable, "-c", program, json.dumps(settings)]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
-    assert process.returncode != 0
-    assert re.search(
-        r"ValueError: .*results cannot be written to \(.*Permission.*Choose", process.stderr
-    )
-
-
-def test_step_needs_those_before_it_and_drops_those_after_it(settings):
-    run = Run(settings)
-    with pytest.raises(RuntimeError, match=r"not done: data, split\)\. Select the cell below Set"):
-        run.step("network").__enter__()
-    for name in ("data", "split", "network", "backup", "head"):
-        with run.step(name):
-            pass
-    with pytest.raises(ZeroDivisionError), run.step("fine-tuning"):
-        1 / 0  # noqa: B018
-    assert list(run.seconds) == ["data", "split", "network", "backup", "head"]
-    with run.step("data"):
-        pass
-    assert list(run.seconds) == ["data"]
-
-
-def train(run, model, batch, epochs):
-    """Do what the cells of the notebook do, up to some epoch; return the run."""
-    for name in ("data", "split", "network"):
-        with run.step(name):
-            pass
-    with run.step("backup"):
-        run.open_backup(split_sha256="abc")
-    with run.step("head"):
-        if not run.history:
-            row = {"accuracy": 0.5, "val_accuracy": 0.5, "loss": 1.0, "val_loss": 1.0}
-            run.save_backup(model, [row | {"phase": "head", "epoch": 0}])
-    run.load_backup(model)
-    for epoch in range(run.finished, epochs):
-        random = np.random.default_rng(epoch)
-        order = random.permutation(len(batch[0]))
-        fitted = model.fit(batch[0][order], batch[1][order], shuffle=False, verbose=0)
-        row = {name: values[-1] for name, values in fitted.history.items()}
-        run.save_backup(model, [row | {"phase": "fine-tuning", "epoch": epoch, "seconds": 1.5}])
-    return run
-
-
-def new_model(seed=0):
-    keras.utils.set_random_seed(seed)
-    tile = keras.Input((64, 64, 3), dtype="uint8")
-    x = layers.AveragePooling2D(16)(keras.ops.cast(tile, "float32") / 255)
-    model = keras.Model(tile, layers.Dense(10, activation="softmax")(layers.Flatten()(x)))
-    optimizer = keras.optimizers.AdamW(RiseAndFall(0.01, 4))
-    optimizer.build(model.trainable_variables)
-    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    return model
-
-
-def test_interrupted_run_goes_on_exactly(settings, batch, tmp_path, capsys):
-    whole = new_model()
-    finished = train(Run(settings), whole, batch, epochs=4)
-    finished.delete_backup()
-    train(Run(settings), new_model(), batch, epochs=2)
-    resumed = new_model(seed=1)
-    run = train(Run(settings), resumed, batch, epochs=4)
+def test_interrupted_run_goes_on_exactly(tmp_path, capsys):
+    whole, stopped = notebook(tmp_path / "whole"), notebook(tmp_path)
+    cell = cell_with("run.load_backup(network)")
+    exec(cell.replace("EPOCHS", "2"), stopped)
+    resumed = notebook(tmp_path, seed=1)
     assert "An interrupted run was found: it goes on after 2 epochs." in capsys.readouterr().out
-    assert run.resumed
-    assert run.finished == 4
-    assert [row["epoch"] for row in run.history] == [0, 0, 1, 2, 3]
-    for one, other in zip(values_of(whole), values_of(resumed), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    assert run.record(more=1)["seconds"]["fine-tuning"] == 6
-    assert finished.history[-1]["loss"] == pytest.approx(run.history[-1]["loss"], rel=1e-5)
+    variables = []
+    for names in (whole, resumed):
+        exec(cell, names)
+        variables.append([*names["network"].variables, *names["optimizer"].variables])
+    assert epochs_in(tmp_path) == ["epoch-4"]
+    assert [row["epoch"] for row in resumed["run"].history] == [0, 0, 1, 2, 3]
+    assert [whole["run"].resumed, resumed["run"].resumed] == [False, True]
+    for expected, actual in zip(*variables, strict=True):
+        assert_close(actual.numpy(), expected.numpy(), share=1e-4)
 
 
-def test_kill_while_an_epoch_is_saved_loses_only_that_epoch(settings, batch, tmp_path):
-    train(Run(settings), new_model(), batch, epochs=2)
-    folder = tmp_path / "models" / "model.backup"
-    assert {path.name for path in folder.iterdir()} == {
-        "settings.json", "history.csv", "epoch-2.weights.h5",
-    }  # fmt: skip
-    history = pd.read_csv(folder / "history.csv")  # killed after this, before the weights
-    pd.concat([history, history.tail(1).assign(epoch=2)]).to_csv(folder / "history.csv")
-    (folder / ".123.epoch-3.weights.h5").write_bytes(b"half")
-    run = Run(settings)
-    run.open_backup(split_sha256="abc")
-    assert run.finished == 2
-    assert [row["epoch"] for row in run.history] == [0, 0, 1]
+@pytest.mark.parametrize("name", ["LEARNING_RATE", "md5", "split", "dtype"])
+def test_backup_of_other_settings_or_inputs_is_moved_aside(tmp_path, capsys, name):
+    split = notebook(tmp_path)["split"].assign(file="b")
+    others = {"LEARNING_RATE": 0.02, "md5": "def", "split": split, "dtype": "bfloat16"}
+    assert not notebook(tmp_path, **{name: others[name]})["run"].resumed
+    said = {"md5": "weights", "split": "split_sha256"}.get(name, name)
+    assert f"An interrupted run had other {said}; its backup is now" in capsys.readouterr().out
+    assert epochs_in(tmp_path, "model.old-backup") == ["epoch-0"]
 
 
-def test_damaged_backup_is_named(settings, batch, tmp_path):
-    train(Run(settings), new_model(), batch, epochs=1)
-    file = tmp_path / "models" / "model.backup" / "epoch-1.weights.h5"
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"epoch-1.weights.h5 is damaged or gone .* Delete"):
-        train(Run(settings), new_model(), batch, epochs=2)
+def test_epoch_that_is_not_completely_saved_is_not_counted(tmp_path, monkeypatch):
+    names = notebook(tmp_path)
+    run, network, original = names["run"], names["network"], small_network()
+    for target in ((Path, "rename"), (keras.Model, "save_weights")):
+        network.set_weights([weight + 1 for weight in network.get_weights()])
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+            patch.setattr(*target, fail)
+            run.save_backup(network, tuned(0))
+        assert epochs_in(tmp_path) == ["epoch-0", "unfinished"]
+        for same_or_new in (run, notebook(tmp_path)["run"]):
+            assert same_or_new.load_backup(network) == same_or_new.finished == 0
+            assert_same_weights(network, original)
+    run.save_backup(network, tuned(0))
+    assert run.load_backup(network) == 1
+    assert epochs_in(tmp_path) == ["epoch-1"]
 
 
-OTHER = {
-    "DATA_DIR": "elsewhere", "SPLIT": "longitude", "SPLIT_SEED": 1, "IMAGES_PER_CLASS": 60,
-    "WEIGHTS": "imagenet", "IMAGE_SIZES": [64, 96, 96], "FINE_TUNED_STAGES": ["conv4", "conv5"],
-    "BATCH_SIZE": 32, "HEAD_EPOCHS": 5, "HEAD_LEARNING_RATE": 1e-2, "LEARNING_RATE": 1e-4,
-    "WEIGHT_DECAY": 0.0, "DTYPE": "float32", "SEED": 1,
-}  # fmt: skip
+def test_backup_may_be_gone_only_when_the_run_is_over_and_its_network_there(tmp_path):
+    names = notebook(tmp_path)
+    run, network = names["run"], names["network"]
+    run.delete_backup()
+    with pytest.raises(FileNotFoundError, match=r"is gone\. Run all"):
+        run.load_backup(network)
+    run.save_backup(network, tuned(0, 1, 2, 3))
+    run.delete_backup()
+    assert run.load_backup(network) == 4
+    with pytest.raises(FileNotFoundError, match=r"is gone\. Run all"):
+        run.load_backup(small_network(1))  # built anew, not trained
 
 
-@pytest.mark.parametrize("name", OTHER)
-@pytest.mark.parametrize("state", ["finished", "interrupted"])
-def test_setting_changed_in_a_living_notebook_starts_a_new_run(
-    settings, batch, tmp_path, capsys, name, state
-):
-    namespace, model = dict(settings), new_model()
-    run = train(Run(namespace), model, batch, epochs=2)
-    if state == "finished":
-        with run.step("fine-tuning"):
-            pass
-        run.delete_backup()
-    namespace[name] = OTHER[name]
-    with pytest.raises(RuntimeError, match=rf"do not belong to this one \({name} changed\)"):
-        run.step("fine-tuning").__enter__()  # only this cell was run again
-    again = Run(namespace)
-    with pytest.raises(RuntimeError, match="not done: data, split, network, backup, head"):
-        again.step("fine-tuning").__enter__()  # the cells in between were left out
-    again = train(again, new_model(), batch, epochs=0)
-    assert again.finished == 0
-    assert not again.resumed
-    assert again.record()["parameters"][name] == OTHER[name]
-    said = f"An interrupted run had other {name}." in capsys.readouterr().out
-    assert said == (state == "interrupted")
-    aside = tmp_path / "models" / "model.old-backup"
-    assert (aside / "epoch-2.weights.h5").is_file() == (state == "interrupted")
+def test_progress_tells_share_speed_and_time_left(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(eu.time, "perf_counter", lambda: now[0])
+    progress = eu.Progress("epoch", 1600, epochs=2)
+    progress.set_params({"steps": 40})
+    progress.on_epoch_begin(0)
+    for step in range(20):
+        now[0] += 2.5 if step else 60  # the first step includes compiling
+        progress.on_train_batch_end(step)
+    output = capsys.readouterr()
+    line = output.err.split("\r")[-1].strip()
+    assert line == "epoch 1 of 2: 50%, 16 tiles/s, 2.5 min left in all"
+    progress.on_epoch_end(0, {"accuracy": 0.5, "val_accuracy": 0.25})
+    assert capsys.readouterr().out == "epoch 1 of 2: accuracy 50.00%, on validation 25.00%\n"
+    assert progress.seconds == now[0]
 
 
-def test_all_settings_but_the_places_of_outputs_are_tried_in_a_living_notebook():
-    assert set(SETTINGS) - set(OTHER) == {"MODEL_PATH", "RESULTS_DIR"}
+@pytest.mark.parametrize("shape", [(2, 64, 64, 3), (2, 32, 32, 3), (2, 3, 64, 64)])
+def test_only_tiles_are_predicted(shape):
+    network, tiles = small_network(), np.zeros(shape, np.uint8)
+    assert eu.predict(network, np.zeros((2, 64, 64, 3), np.uint8), "test").shape == (2, 10)
+    with pytest.raises(ValueError, match=r"test: .* instead of uint8 \(n, 64, 64, 3\)"):
+        eu.predict(network, tiles.astype(np.uint16) if shape[1:3] == (64, 64) else tiles, "test")
 
 
-# ---------------------------------------------------------------- saving and calibration
-
-
-def test_saved_model_is_compressed_and_answers_as_before(small_model, batch, tmp_path):
-    small_model.set_weights(eu.round_weights(small_model.get_weights()))
-    saved = eu.save_model(small_model, tmp_path / "new" / "model.keras", batch[0])
-    with zipfile.ZipFile(tmp_path / "new" / "model.keras") as archive:
+def test_model_is_saved_compressed_and_completely_or_not_at_all(tmp_path, monkeypatch):
+    path, network = tmp_path / "new" / "model.keras", small_network()
+    assert_same_weights(eu.save_model(network, path), network)
+    with zipfile.ZipFile(path) as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_DEFLATED}
-    for old, new in zip(small_model.get_weights(), saved.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
+    before = path.read_bytes()
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", fail)
+    with pytest.raises(OSError, match="no space"):
+        eu.save_model(network, path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_model_that_answers_otherwise_does_not_replace_the_one_there(small_model, batch, tmp_path):
-    path = tmp_path / "model.keras"
-    path.write_text("the old one")
-    small_model.set_weights([np.full_like(value, np.nan) for value in small_model.get_weights()])
-    with pytest.raises(RuntimeError, match="answers differently: .* was not replaced"):
-        eu.save_model(small_model, path, batch[0])
-    assert path.read_text() == "the old one"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model.keras"]
+def test_file_appears_only_when_it_is_complete_and_a_link_stays_one(tmp_path):
+    target, link = tmp_path / "new" / "table.csv", tmp_path / "link.csv"
+    with eu.atomic_path(target) as path:
+        path.write_text("old")
+        assert not target.exists()
+    with pytest.raises(OSError, match="no space"), eu.atomic_path(target) as path:
+        path.write_text("half")
+        fail()
+    assert target.read_text() == "old"
+    assert list(target.parent.iterdir()) == [target]
+    try:
+        link.symlink_to(target)
+    except OSError:
+        pytest.skip("no links here")
+    eu.save_table(pd.DataFrame({"file": [os.fsdecode(b"\xff.png")], "share": [1 / 3]}), link)
+    assert link.is_symlink()
+    assert target.read_bytes() == b"file,share\n\\udcff.png,0.3333\n"
 
 
-@pytest.fixture(scope="module")
-def overconfident():
-    """Probabilities whose logits are 2.5 times too large, and labels drawn from the true ones."""
-    random = np.random.default_rng(0)
-    logits = random.normal(0, 2, (4000, 10))
-    labels = np.array([random.choice(10, p=row) for row in softmax(logits, axis=1)])
-    return softmax(2.5 * logits, axis=1), labels
+def test_figure_is_saved_small_and_closed(tmp_path):
+    figure = eu.plot_tiles([draw_scene()], ["a landscape"], columns=1, inches=6.5)
+    figure.savefig(tmp_path / "whole.png", dpi=110)
+    assert (tmp_path / "whole.png").stat().st_size > 500_000
+    shown = eu.save_figure(figure, tmp_path / "new" / "figure.png", "a landscape")
+    assert shown.data == (tmp_path / "new" / "figure.png").read_bytes()
+    assert len(shown.data) < 500_000
+    assert not plt.fignum_exists(figure.number)
 
 
-def test_temperature_is_found_and_calibrates_without_changing_an_answer(overconfident):
-    probabilities, labels = overconfident
+def test_no_figure_depends_on_a_matplotlibrc():
+    hostile = {"image.origin": "lower", "axes.titlesize": 40, "text.usetex": True}
+    with mpl.rc_context():
+        eu.set_style()
+        expected = dict(mpl.rcParams)
+        mpl.rcParams.update(hostile)
+        eu.set_style()
+        assert dict(mpl.rcParams) == expected
+    with mpl.rc_context({"image.origin": "lower"}):
+        tiles = np.zeros((3, 64, 64, 3), np.uint8)
+        figure = eu.plot_tiles(tiles, ["a", "b", "$c"], columns=3, correct=[True, False, True])
+    assert [axis.images[0].origin for axis in figure.axes] == ["upper"] * 3
+    styles = [axis.spines["top"].get_linestyle() for axis in figure.axes]
+    assert styles[0] == styles[2] != styles[1]
+    plt.close(figure)
+
+
+def test_temperature_bins_and_interval_have_known_values():
+    probabilities, labels = np.zeros((8, 10), np.float32), np.array([0, 0, 0, 1] * 2)
+    probabilities[:, :2] = 0.9, 0.1  # three in four are right: 3 to 1, the square root of 9 to 1
     temperature = eu.fit_temperature(probabilities, labels)
-    assert temperature == pytest.approx(2.5, rel=0.08)
+    assert temperature == pytest.approx(2, abs=1e-3)
     calibrated = eu.apply_temperature(probabilities, temperature)
-    np.testing.assert_allclose(calibrated.sum(axis=1), 1)
-    np.testing.assert_array_equal(calibrated.argmax(axis=1), probabilities.argmax(axis=1))
-    error = eu.calibration_bins(calibrated, labels)[0]
-    assert error < 0.03 < 0.2 < eu.calibration_bins(probabilities, labels)[0]
+    np.testing.assert_allclose(calibrated[:, :2], [[0.75, 0.25]] * 8, rtol=0, atol=1e-3)
+    error, bins = eu.calibration_bins(probabilities, labels)
+    assert error == pytest.approx(0.15, abs=1e-6)
+    assert eu.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)  # Newcombe 1998
+    assert bins[["tiles", "right", "accuracy"]].to_numpy().tolist() == [[8, 6, 0.75]]
 
 
-def test_temperature_can_be_undone_and_survives_zeros():
-    probabilities = softmax(np.random.default_rng(0).normal(size=(5, 10)), axis=1)
-    there = eu.apply_temperature(probabilities, 2.0)
-    np.testing.assert_allclose(eu.apply_temperature(there, 0.5), probabilities)
-    certain = np.eye(10, dtype=np.float32)
-    assert np.isfinite(eu.apply_temperature(certain, 0.5)).all()
+def test_only_models_of_the_notebook_are_opened(tmp_path):
+    path = tmp_path / "model.keras"
+    small_network().save(path)
+    assert eu.open_model(str(path)).output_shape == (None, 10)
+    image = keras.Input((32, 32, 3))
+    keras.Model(image, layers.Dense(10)(layers.GlobalAveragePooling2D()(image))).save(path)
+    with pytest.raises(ValueError, match=r"model\.keras takes .* not a model of Training"):
+        eu.open_model(path)
 
 
-def test_calibration_bins_count_every_tile():
-    probabilities = np.zeros((4, 10))
-    probabilities[:, 0], probabilities[:, 1] = [1, 1, 0.6, 0.6], [0, 0, 0.4, 0.4]
-    error, bins = eu.calibration_bins(probabilities, np.array([0, 0, 0, 1]))
-    assert bins["tiles"].tolist() == [2, 2]
-    assert bins["accuracy"].tolist() == [0.5, 1]
-    assert error == pytest.approx(0.5 * 0.1)
-
-
-def test_nothing_is_left_of_a_backup_that_is_deleted(settings, batch, tmp_path):
-    train(Run(settings), new_model(), batch, epochs=1).delete_backup()
-    assert list((tmp_path / "models").iterdir()) == []
-    shutil.rmtree(tmp_path / "models")
+def test_split_record_and_model_must_be_of_one_run(tmp_path):
+    names, path = notebook(tmp_path), tmp_path / "model.keras"
+    path.write_text("model")
+    record = names["run"].record(model_sha256=pooch.file_hash(path))
+    assert record["parameters"]["MODEL_PATH"] == str(path)
+    assert set(record["parameters"]) == {name for name in names if name.isupper()}
+    eu.save_json(record, tmp_path / "run.json")
+    eu.save_table(names["split"], tmp_path / "split.csv")
+    split, same = eu.read_run(tmp_path, path)
+    assert split.equals(names["split"])
+    assert same == record
+    eu.save_table(split.assign(split="test"), tmp_path / "split.csv")
+    with pytest.raises(ValueError, match=r"split\.csv is not the split of"):
+        eu.read_run(tmp_path, path)
+    path.write_text("another")
+    with pytest.raises(ValueError, match=r"is not the model of .*RESULTS_DIR"):
+        eu.read_run(tmp_path, path)
