@@ -759,6 +759,8 @@ def plot_tiles(
         correct: If given, frames images blue (right) or orange and dashed (wrong).
         inches: Width of an image.
     """
+    for image in images:
+        check_pixels(image, 3)
     rows = -(-len(images) // columns)
     lines = max(title.count("\n") + 1 for title in titles)
     row_inches = inches * len(images[0]) / len(images[0][0]) + 0.17 * lines
@@ -767,7 +769,6 @@ def plot_tiles(
     for axis in axes.flat[len(images) :]:
         axis.set_visible(False)
     for index, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
-        check_pixels(image, 3)
         axis.imshow(image, origin="upper")
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=8, pad=5, parse_math=False)
@@ -946,7 +947,7 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
     path = Path(path).expanduser()
     with warnings.catch_warnings(), rasterio.Env(**GDAL_OPTIONS):
         warnings.simplefilter("ignore")  # no coordinates; many pixels
-        with rasterio.open(path, driver=DRIVERS) as source:
+        with rasterio.DatasetReader(path, driver=DRIVERS) as source:
             if source.height * source.width > MAX_PIXELS:
                 raise ValueError(f"{path}: more than {MAX_PIXELS:,} pixels; cut it into parts")
             crs, transform = source.crs, source.transform if source.crs else None
@@ -991,7 +992,7 @@ def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | 
             "for reflectance, 0 and 2750 for 1/10,000 of it."
         )
     levels = levels or LEVELS_16_BIT
-    table = _to_8_bits(np.arange(2**16), levels) if kind == "uint16" else None  # faster
+    table = _to_8_bits(np.arange(2**16)[np.newaxis], levels)[0]  # of uint16: faster
     pixels = np.empty((*source.shape, 3), np.uint8)
     block = source.block_shapes[0][0]
     step = min(max(block, 256 // block * block), 2048)
@@ -1021,13 +1022,16 @@ def _colour_bands(source: rasterio.DatasetReader) -> list[int]:
     if set(colours) <= set(roles):  # in whatever order, with others or without
         return [roles.index(role) + 1 for role in colours]
     bands = [band for band, role in enumerate(roles, 1) if role != ColorInterp.alpha]
-    if len(bands) not in (1, 3):
-        raise ValueError(f"{source.name}: {len(bands)} bands instead of red, green, blue or grey")
+    others = {roles[band - 1].name for band in bands} - {"gray", "undefined"}
+    if len(bands) not in (1, 3) or (len(bands) == 3 and others):
+        found = f"{len(bands)} bands {sorted(others) or ''}"
+        raise ValueError(f"{source.name}: {found} instead of red, green, blue or grey")
     return bands
 
 
 def _to_8_bits(values: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    return np.interp(np.nan_to_num(values), levels, (1, 255)).round().astype(np.uint8)
+    flat = [np.interp(np.nan_to_num(band), levels, (1, 255)).round() for band in values]
+    return np.array(flat, np.uint8)
 
 
 def pixel_metres(picture: Picture) -> tuple[float, float]:
@@ -1086,7 +1090,7 @@ def classify_image(
     if stride not in range(1, TILE_SIZE + 1):
         raise ValueError(f"The stride must be a whole number from 1 to 64, not {stride!r}.")
     tops, lefts = (  # the last tile ends at the border
-        np.unique(np.r_[0 : size - TILE_SIZE : stride, size - TILE_SIZE])
+        np.unique(np.r_[0 : size - TILE_SIZE : int(stride), size - TILE_SIZE])
         for size in (height, width)
     )
     starts = [(top, left) for top in tops for left in lefts]
@@ -1273,10 +1277,13 @@ def map_images(
 
     Raises:
         FileNotFoundError: There is no image.
-        ValueError: Two images have one name, or the levels are impossible.
+        ValueError: Two images have one name, the levels are impossible, or the images are in
+            `folder`.
     """
     _check_levels(levels)
     rows, paths = [], list_images(images)
+    if Path(folder).resolve() in {path.resolve().parent for path in paths}:
+        raise ValueError(f"{folder} holds the images: give another folder for their maps.")
     for path in paths:
         try:
             picture = read_image(path, levels)
@@ -1306,7 +1313,7 @@ def map_images(
                 "problem": "",
             }
         except Exception as error:  # whatever is wrong with one must not stop the others
-            reason = " ".join(f"{error.__cause__ or error}".split())
+            reason = " ".join(f"{error} {error.__cause__ or ''}".split())
             row = {"image": path.name, "problem": reason or type(error).__name__}
         rows.append(row)
     columns = ["image", "width", "height", "tiles", "largest_class", "land_cover", "probability"]
@@ -1331,14 +1338,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description="Make land-cover maps of your own images. They must look like EuroSAT: bands "
         "4, 3, 2 of Sentinel-2, level 1C, 10 m per pixel; see README.md.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("images", nargs="+", help="images (PNG, JPEG, TIFF, JPEG 2000) or folders of them")
     levels = "the values that become black and white, unless images have 8 bits; 1000 3750 for "
     levels += "products since 2022. 16 bits: 0 2750 if not given"
     add("--levels", nargs=2, type=float, metavar=("BLACK", "WHITE"), help=levels)
-    stride = "pixels from one tile to the next, 1 to 64; fewer: a finer, slower map"
+    stride = "pixels from one tile to the next, 1 to 64 (default); fewer: a finer, slower map"
     add("--stride", type=int, default=TILE_SIZE, help=stride)
     output = "folder for the maps; if not given, one in results/own_images"
     add("--output", type=Path, help=output)

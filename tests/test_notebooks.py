@@ -22,16 +22,14 @@ CLASSES = list(eu.CLASSES)
 
 
 def execute(name, folder, settings):
-    options = {"cwd": REPOSITORY, "kernel_name": "python3", "progress_bar": False}
-    return papermill.execute_notebook(REPOSITORY / name, folder / name, settings, **options)
+    return papermill.execute_notebook(REPOSITORY / name, folder / name, settings, cwd=REPOSITORY)
 
 
 def kill_training(folder, settings, until):
     """Start Training.ipynb and kill it, kernel included, as soon as a path exists."""
     command = [sys.executable, "-m", "papermill", "Training.ipynb", str(folder / "killed.ipynb")]
-    command += ["-k", "python3", "-y", json.dumps(settings)]
-    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = psutil.Popen(command, cwd=REPOSITORY, **nowhere)
+    command += ["--no-progress-bar", "-y", json.dumps(settings)]
+    process = psutil.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     while process.poll() is None and not until.exists():
         time.sleep(0.05)
     family = [process, *process.children(recursive=True)]
