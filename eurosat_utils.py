@@ -52,6 +52,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
 # Start-up notes would fill every notebook; TensorFlow writes its own past Python and log levels.
+warnings.filterwarnings("ignore", "IProgress not found")  # tqdm draws a bar without ipywidgets
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else off without AVX-512; halves the time
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # these notebooks are for the CPU
