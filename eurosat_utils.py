@@ -359,9 +359,10 @@ def split_digest(split: pd.DataFrame) -> str:
 
 
 def check_pixels(pixels: np.ndarray, dimensions: int, name: str = "pixels") -> None:
-    """Raise a ValueError if an array is not `uint8` `(..., 3)` with so many dimensions."""
+    """Raise a ValueError if an array is not `uint8`: an image (3 dimensions) or tiles (4)."""
     kind, shape = getattr(pixels, "dtype", type(pixels).__name__), np.shape(pixels)
-    if kind != np.uint8 or len(shape) != dimensions or shape[-1] != 3:
+    right_size = dimensions == 3 or shape[1:3] == (TILE_SIZE, TILE_SIZE)
+    if kind != np.uint8 or len(shape) != dimensions or shape[-1] != 3 or not right_size:
         wanted = "(n, 64, 64, 3)" if dimensions == 4 else "(height, width, 3)"
         raise ValueError(
             f"{name}: {kind} {shape} instead of uint8 {wanted}, RGB. read_image makes such pixels "
@@ -636,7 +637,7 @@ class Run:
         saved = self._backup / f"epoch-{self.finished}"
         if saved.exists():
             network.load_weights(saved / "network.weights.h5")
-        elif self.finished < self.settings["EPOCHS"]:  # else the run is over
+        elif self.finished < self.settings["EPOCHS"] or network.optimizer.iterations == 0:
             raise FileNotFoundError(f"{saved} is gone. Run all cells from the Settings cell on.")
         return self.finished
 

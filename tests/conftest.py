@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import nbformat
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -23,12 +24,14 @@ def data(tmp_path):
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """A file with random weights of ResNet50."""
+    """A file with random weights of ResNet50; they repeat, so they are compressed fast."""
     import keras
 
     path = tmp_path_factory.mktemp("weights") / "random.weights.h5"
     keras.utils.set_random_seed(0)
-    keras.applications.ResNet50(include_top=False, weights=None).save_weights(path)
+    network = keras.applications.ResNet50(include_top=False, weights=None)
+    network.set_weights([np.resize(w.flat[:4093], w.shape) for w in network.get_weights()])
+    network.save_weights(path)
     return path
 
 

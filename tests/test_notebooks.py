@@ -32,11 +32,11 @@ def kill_training(folder, settings, until):
     process = psutil.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     while process.poll() is None and not until.exists():
         time.sleep(0.05)
+    assert until.exists()
     family = [process, *process.children(recursive=True)]
     for member in family:
         member.kill()
     psutil.wait_procs(family)
-    assert until.exists()
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,13 @@ def run(tmp_path_factory, weights):
     places = {"DATA_DIR": "data", "MODEL_PATH": "model.keras", "RESULTS_DIR": "results"}
     paths = {name: str(folder / place) for name, place in places.items()}
     draw_tiles(folder / "data" / "EuroSAT_RGB")
-    settings = {"WEIGHTS": str(weights), "IMAGE_SIZE": 32, "EPOCHS": 2, "BATCH_SIZE": 16}
-    kill_training(folder, paths | settings, until=folder / "model.backup" / "epoch-1")
-    training = execute("Training.ipynb", folder, paths | settings)
+    settings = paths | {"WEIGHTS": str(weights), "IMAGE_SIZE": 32, "EPOCHS": 2, "BATCH_SIZE": 16}
+    settings["LEARNING_RATE"] = 0  # weights that stay as they are are compressed fast
+    kill_training(folder, settings, until=folder / "model.backup" / "epoch-1")
+    training = execute("Training.ipynb", folder, settings)
     results = folder / "results"
     written = {path: path.read_bytes() for path in results.iterdir()}
-    images = folder / "my images"
-    images.mkdir()
+    (images := folder / "my images").mkdir()
     Image.fromarray(draw_scene(160)).crop((0, 0, 160, 100)).save(images / "scene.png")
     (images / "broken.jpg").write_text("not an image")
     inference = execute("Inference.ipynb", folder, paths | {"IMAGES": str(images)})
@@ -141,5 +141,4 @@ def test_own_images_are_mapped_beside_the_results_of_the_training(run):
     assert list(overview.index[overview["problem"].notna()]) == ["broken.jpg"]
     names = {"overview.csv", "scene_map.png", "scene_tiles.csv"}
     assert {path.name for path in folder.iterdir()} == names
-    assert f"All maps and tables are in {folder}" in text_of(run.inference)
     assert {path: path.read_bytes() for path in run.written} == run.written
