@@ -994,7 +994,8 @@ def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | 
             "for reflectance, 0 and 2750 for 1/10,000 of it."
         )
     levels = levels or LEVELS_16_BIT
-    table = _to_8_bits(np.arange(2**16)[np.newaxis], levels)[0]  # of uint16: faster
+    if kind == "uint16":  # looked up, which is faster
+        table = _to_8_bits(np.arange(2**16)[np.newaxis], levels)[0]
     pixels = np.empty((*source.shape, 3), np.uint8)
     block = source.block_shapes[0][0]
     step = min(max(block, 256 // block * block), 2048)
@@ -1032,8 +1033,8 @@ def _colour_bands(source: rasterio.DatasetReader) -> list[int]:
 
 
 def _to_8_bits(values: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    flat = [np.interp(np.nan_to_num(band), levels, (1, 255)).round() for band in values]
-    return np.array(flat, np.uint8)
+    bands = (np.interp(np.nan_to_num(band), levels, (1, 255)) for band in values)
+    return np.stack([band.round().astype(np.uint8) for band in bands])  # one at a time: memory
 
 
 def pixel_metres(picture: Picture) -> tuple[float, float]:

@@ -12,15 +12,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 mpl.use("agg")
 
-from draw_tiles import draw_tiles  # noqa: E402
-
-
-@pytest.fixture
-def data(tmp_path):
-    """A folder with a small data set in `EuroSAT_RGB/`."""
-    draw_tiles(tmp_path / "data" / "EuroSAT_RGB")
-    return tmp_path / "data"
-
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):

@@ -332,7 +332,9 @@ def test_no_figure_depends_on_a_matplotlibrc():
 def test_temperature_bins_and_interval_have_known_values():
     probabilities, labels = np.zeros((8, 10), np.float32), np.array([0, 0, 0, 1] * 2)
     probabilities[:, :2] = 0.9, 0.1  # three in four are right: 3 to 1, the square root of 9 to 1
-    calibrated = eu.apply_temperature(probabilities, eu.fit_temperature(probabilities, labels))
+    temperature = eu.fit_temperature(probabilities, labels)
+    assert temperature == pytest.approx(2, abs=1e-3)
+    calibrated = eu.apply_temperature(probabilities, temperature)
     np.testing.assert_allclose(calibrated[:, :2], [[0.75, 0.25]] * 8, rtol=0, atol=1e-3)
     error, bins = eu.calibration_bins(probabilities, labels)
     assert error == pytest.approx(0.15, abs=1e-6)
