@@ -4,12 +4,13 @@ The functions follow the data: fetch, list, split, train, save, plot, classify. 
 
     python eurosat_utils.py my-images
 
-makes land-cover maps of your own images. Importing settles that Keras runs on TensorFlow, on the
-CPU and in float32, and keeps TensorFlow's start-up notes away.
+makes land-cover maps of your own images. Importing makes Keras run on TensorFlow, on the CPU and
+in float32, and keeps TensorFlow's start-up notes away.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -41,7 +42,7 @@ from matplotlib.colors import ListedColormap, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image, ImageOps
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 from scipy.optimize import minimize_scalar
@@ -54,9 +55,9 @@ from sklearn.model_selection import train_test_split
 # Start-up notes would fill every notebook; TensorFlow writes its own past Python and log levels.
 warnings.filterwarnings("ignore", "IProgress not found")  # tqdm draws a bar without ipywidgets
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else off without AVX-512; halves the time
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else off without AVX-512; twice as fast
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # these notebooks are for the CPU
-os.environ["KERAS_BACKEND"] = "tensorflow"  # as the next settings: whatever keras.json says
+os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's keras.json says
 _stderr = os.dup(2)
 with Path(os.devnull).open("w") as _null:
     os.dup2(_null.fileno(), 2)
@@ -91,7 +92,7 @@ TILE_SIZE = 64  # pixels; one pixel is 10 m on the ground
 BATCH_SIZE = 64  # tiles that are classified in one step
 PARTS = ("train", "validation", "test")
 DATA_OPTIONS = tf.data.Options()
-DATA_OPTIONS.autotune.enabled = False  # its thread can keep the end of a pass waiting for a minute
+DATA_OPTIONS.autotune.enabled = False  # with it, an epoch can end a minute late
 
 # Helber et al. 2019, "EuroSAT", IEEE JSTARS 12(7), doi:10.1109/JSTARS.2019.2918242
 ARCHIVES = {  # file: (URL, checksum); the same tiles, packed differently
@@ -120,16 +121,12 @@ IMAGENET_WEIGHTS = (  # of ResNet50 in keras.applications: file, URL, checksum
     "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
     "md5:4d473c1dd8becc155b73f8504c6f6626",
 )
-USER_AGENT = "eurosat-notebooks/1.0"  # Zenodo turns generic Python clients away
 TIMEOUT = 60  # seconds without an answer before a download is given up
 
 LEVELS_16_BIT = (0, 2750)  # what became black and white in EuroSAT, in 1/10,000 of the reflectance
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2")
 DRIVERS = ("JPEG", "PNG", "GTiff", "JP2OpenJPEG")  # of GDAL; others may refer to further files
-GDAL_OPTIONS = {
-    "GDAL_CACHEMAX": 256 * 2**20,  # bytes; the default is 5% of the machine's memory
-    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # by default what is missing is whatever was in memory
-}
+GDAL_CACHE = 256 * 2**20  # bytes; the default is 5% of the machine's memory
 MAX_PIXELS = 400_000_000  # of an image: three Sentinel-2 scenes, 1.2 GB in memory
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
@@ -187,9 +184,8 @@ def _fetch(folder: Path, name: str, url: str, checksum: str) -> Path:
         raise ValueError(
             f"{path} is not the published file. Move it away: it will be downloaded again."
         )
-    downloader = pooch.HTTPDownloader(
-        progressbar=True, headers={"User-Agent": USER_AGENT}, timeout=TIMEOUT
-    )
+    headers = {"User-Agent": "eurosat-notebooks/1.0"}  # Zenodo turns Python's own away
+    downloader = pooch.HTTPDownloader(progressbar=True, headers=headers, timeout=TIMEOUT)
     try:
         return Path(pooch.retrieve(url, checksum, name, folder, downloader=downloader))
     except (OSError, ValueError) as error:  # the network, the disk; a wrong checksum
@@ -200,7 +196,7 @@ def _fetch(folder: Path, name: str, url: str, checksum: str) -> Path:
 
 
 def _unpack(archive: Path) -> Path:
-    """Unpack to `EuroSAT_RGB/` beside the archive, which appears when it is complete."""
+    """Unpack to `EuroSAT_RGB/` beside the archive; that folder appears when it is complete."""
     try:
         with (
             zipfile.ZipFile(archive) as content,
@@ -312,7 +308,8 @@ def split_tiles(
                 f"{unknown[0]}. It is for EuroSAT as published; split others at random."
             )
     else:
-        parts = pd.read_csv(Path(split).expanduser()).set_index("file")["split"]
+        columns = ["file", "split"]
+        parts = pd.read_csv(Path(split).expanduser(), usecols=columns).set_index("file")["split"]
         unknown = sorted(set(parts.index) - set(tiles["file"]))
         twice = sorted(parts.index[parts.index.duplicated()])
         if unknown or twice or not set(parts) <= set(PARTS):
@@ -322,24 +319,20 @@ def split_tiles(
                 f"tiles of this data set, each once, as {', '.join(PARTS)}."
             )
     tiles = tiles.assign(split=tiles["file"].map(parts)).dropna(subset="split")
-    counts = pd.crosstab(tiles["label"], tiles["split"])
-    counts = counts.reindex(index=CLASSES, columns=PARTS, fill_value=0).stack()
-    if empty := [f"no {label} in {part}" for (label, part), n in counts.items() if n == 0]:
+    present = set(zip(tiles["label"], tiles["split"], strict=True))
+    pairs = itertools.product(CLASSES, PARTS)
+    if empty := [f"no {label} in {part}" for label, part in pairs if (label, part) not in present]:
         raise ValueError(f"SPLIT = {str(split)!r} leaves {', '.join(empty)}. Use more tiles.")
     return tiles
 
 
 def _split_at_random(tiles: pd.DataFrame, seed: int) -> pd.Series:
     """Return the part of each tile, by file."""
-    if (few := tiles["label"].value_counts().loc[lambda count: count < 5]).size:
-        raise ValueError(f"Three parts need at least 5 tiles a class; found {few.to_dict()}.")
     tiles = tiles.set_index("file")["label"]
     train, rest = train_test_split(tiles, train_size=0.6, stratify=tiles, random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=rest, random_state=seed)
-    return pd.concat(
-        pd.Series(part, labels.index)
-        for part, labels in zip(PARTS, (train, validation, test), strict=True)
-    )
+    parts = pd.concat([train, validation, test], keys=PARTS, names=["split", "file"])
+    return parts.reset_index("split")["split"]
 
 
 def _split_by_longitude(folder: Path) -> pd.Series:
@@ -391,7 +384,9 @@ def load_backbone(path: str | Path, dtype: str = "float32") -> keras.Model:
     keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[dtype])
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Skipping nested container")  # else left random
+            warnings.filterwarnings(
+                "error", "Skipping nested container"
+            )  # such layers would stay random
             network = keras.applications.ResNet50(
                 include_top=False,
                 weights=None if is_model else path,
@@ -400,7 +395,9 @@ def load_backbone(path: str | Path, dtype: str = "float32") -> keras.Model:
             )
         network = fold_normalisation(network)
         if is_model:
-            network.set_weights(keras.saving.load_model(path).get_weights()[:-2])  # no head
+            network.set_weights(
+                keras.saving.load_model(path).get_weights()[:-2]
+            )  # all but its head
     except Exception as error:  # no HDF5, damaged, another network: Keras raises many kinds
         raise ValueError(
             f"WEIGHTS: {path} cannot be loaded into a ResNet50 without its top ({error})."
@@ -420,7 +417,7 @@ def fold_normalisation(network: keras.Model) -> keras.Model:
         network: Layers named as in `keras.applications.ResNet50`: `..._bn` follows `..._conv`.
     """
 
-    def call(layer, *inputs, **options):
+    def call(layer, *inputs, **options):  # leave batch normalisations out
         is_normalisation = isinstance(layer, keras.layers.BatchNormalization)
         return inputs[0] if is_normalisation else layer(*inputs, **options)
 
@@ -526,14 +523,14 @@ def predict(model: keras.Model, tiles: np.ndarray, what: str) -> np.ndarray:
 
 
 class ChangedSettings(RuntimeError):
-    """Cells of different settings would be mixed."""
+    """Settings were changed, or a cell was left out, since the run began."""
 
 
 class Run:
     """The settings of a run of Training.ipynb, and the backup that lets it go on when interrupted.
 
     The backup is a folder beside the model. It holds one folder for the last finished epoch,
-    `epoch-N` (0: the new last layer has learned), that appears when it is complete.
+    `epoch-N` (N is 0 when only the new last layer has learned), that appears when it is complete.
 
     Args:
         namespace: The notebook's `globals()`; names in capitals are settings.
@@ -572,12 +569,13 @@ class Run:
         return json.loads(json.dumps(settings, default=str))  # a copy; paths as text
 
     def check(self) -> None:
-        """Raise ChangedSettings if a setting is not what it was when the run began."""
+        """Raise ChangedSettings if a setting changed, or if `open_backup` was left out."""
         now = self._settings_now()
-        if changed := [key for key in self.settings if now.get(key) != self.settings[key]]:
+        changed = [key for key in self.settings if now.get(key) != self.settings[key]]
+        if changed or self._inputs is None:
+            why = f"{', '.join(changed)} changed" if changed else "A cell was left out"
             raise ChangedSettings(
-                f"{', '.join(changed)} changed. Select the Settings cell and choose Run > Run "
-                "Selected Cell and All Below."
+                f"{why}. Select the Settings cell and choose Run > Run Selected Cell and All Below."
             )
 
     @property
@@ -591,8 +589,8 @@ class Run:
         Args:
             inputs: What else must be equal, such as a checksum of the split.
         """
-        self.check()
         self._inputs, self.history, self.resumed = json.loads(json.dumps(inputs)), [], False
+        self.check()
         if self._saved() is None:
             return
         state = json.loads((self._saved() / "state.json").read_text("utf-8"))
@@ -624,7 +622,7 @@ class Run:
         temporary.mkdir(parents=True)
         state = {"run": self.settings | self._inputs, "history": history}
         (temporary / "state.json").write_text(json.dumps(state, indent=2), "utf-8")
-        network.save_weights(temporary / "network.weights.h5")
+        network.save_weights(temporary / "network.weights.h5")  # the optimizer's, too
         finished = sum(row["phase"] == "fine-tuning" for row in history)
         temporary.rename(self._backup / f"epoch-{finished}")
         self.history = history
@@ -638,6 +636,7 @@ class Run:
         if saved.exists():
             network.load_weights(saved / "network.weights.h5")
         elif self.finished < self.settings["EPOCHS"] or network.optimizer.iterations == 0:
+            # else the run is over, and the network in memory is the trained one
             raise FileNotFoundError(f"{saved} is gone. Run all cells from the Settings cell on.")
         return self.finished
 
@@ -682,7 +681,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The folder of `path` is made if need be; what a symbolic link points to is replaced.
     """
-    path = Path(path).resolve()
+    path = Path(path).expanduser().resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -711,7 +710,10 @@ def save_model(model: keras.Model, path: str | Path) -> keras.Model:
         plain = temporary.with_suffix(".plain.keras")
         try:
             model.save(plain)
-            with zipfile.ZipFile(plain) as old, zipfile.ZipFile(temporary, "w", 8) as new:
+            with (
+                zipfile.ZipFile(plain) as old,
+                zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as new,
+            ):
                 for name in old.namelist():
                     new.writestr(name, old.read(name))
         finally:
@@ -770,7 +772,8 @@ def plot_tiles(
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat[len(images) :]:
         axis.set_visible(False)
-    for index, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+    filled = zip(axes.flat[: len(images)], images, titles, strict=True)
+    for index, (axis, image, title) in enumerate(filled):
         axis.imshow(image, origin="upper")
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=8, pad=5, parse_math=False)
@@ -848,7 +851,10 @@ def open_model(path: str | Path) -> keras.Model:
         ValueError: The file is missing, damaged, brings code, or is another model.
     """
     path = Path(path).expanduser()
-    model = keras.saving.load_model(path)
+    try:
+        model = keras.saving.load_model(path)
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: {error}. Restore the file.") from error
     if (model.input_shape[1:], model.output_shape[1:]) != ((TILE_SIZE, TILE_SIZE, 3), (10,)):
         raise ValueError(
             f"{path} takes {model.input_shape} and answers {model.output_shape}: it is not a model "
@@ -923,7 +929,7 @@ def list_images(images: str | Path | Sequence[str | Path]) -> list[Path]:
             raise FileNotFoundError(f"{path.absolute()} does not exist.")
     if not found:
         raise FileNotFoundError(f"{images} holds no image that ends in {', '.join(IMAGE_SUFFIXES)}")
-    stems = pd.Series(found).map(lambda path: path.stem.casefold())  # some systems: A is a
+    stems = pd.Series(found).map(lambda path: path.stem.casefold())  # some systems ignore case
     if twice := pd.Series(found)[stems.duplicated(keep=False)].map(str).tolist():
         raise ValueError(f"Images of one name would get one map: {', '.join(twice)}. Rename some.")
     return found
@@ -934,12 +940,14 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
 
     Args:
         path: PNG, JPEG, TIFF (its first page) or JPEG 2000, with red, green and blue or grey.
-        levels: The values that become 1 and 255; needed unless the image has 8 or 16 bits and no
-            sign. None is `LEVELS_16_BIT` for 16 bits. Images of 8 bits stay as they are.
+        levels: The values that become black and white (1 and 255; 0 is kept for no data). Needed
+            unless the image has 8 or 16 bits and no sign; None is `LEVELS_16_BIT` for 16 bits.
+            Images of 8 bits stay as they are.
 
     Returns:
         The picture. No data are pixels that are transparent, masked, declared so by the file, not
-        finite or, where `levels` apply, 0 in all bands.
+        finite or, where `levels` apply, 0 in all bands. An image that says nothing of its place is
+        taken to have pixels of 10 m.
 
     Raises:
         OSError: The file cannot be read, or is damaged.
@@ -947,18 +955,21 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
     """
     levels = _check_levels(levels)
     path = Path(path).expanduser()
-    with warnings.catch_warnings(), rasterio.Env(**GDAL_OPTIONS):
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         warnings.simplefilter("ignore")  # no coordinates; many pixels
-        with rasterio.DatasetReader(path, driver=DRIVERS) as source:
+        with rasterio.DatasetReader(path, driver=DRIVERS) as source:  # open() takes one driver
             if source.height * source.width > MAX_PIXELS:
                 raise ValueError(f"{path}: more than {MAX_PIXELS:,} pixels; cut it into parts")
             crs, transform = source.crs, source.transform if source.crs else None
-            if source.driver in ("JPEG", "PNG") and source.dtypes[0] == "uint8":
+            is_placed = not source.transform.is_identity
+            has_mask = MaskFlags.all_valid not in source.mask_flag_enums[0]  # Pillow: of PNG alone
+            drivers = ("PNG",) if has_mask else ("PNG", "JPEG")
+            if source.driver in drivers and source.dtypes[0] == "uint8":
                 pixels = _decode_with_pillow(path, upright=crs is None)
             else:
                 pixels = _decode_with_gdal(source, levels)
     picture = Picture(pixels, path.name, crs, transform)
-    metres = pixel_metres(picture) if crs else (10, 10)
+    metres = pixel_metres(picture) if crs else (np.nan if is_placed else 10,) * 2
     if all(8 <= size <= 12 for size in metres):
         return picture
     found = " x ".join(f"{float(f'{size:.2g}'):g}" for size in metres)
@@ -986,19 +997,15 @@ def _decode_with_pillow(path: Path, upright: bool) -> np.ndarray:
 
 
 def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | None) -> np.ndarray:
-    """Return the pixels of any other image, read in strips of whole blocks."""
+    """Return the pixels of any other image, read in strips."""
     bands, kind = _colour_bands(source), source.dtypes[0]
     if levels is None and kind not in ("uint8", "uint16"):
         raise ValueError(
             f"{source.name}: {kind} values need levels, what becomes black and white: 0 and 0.275 "
             "for reflectance, 0 and 2750 for 1/10,000 of it."
         )
-    levels = levels or LEVELS_16_BIT
-    if kind == "uint16":  # looked up, which is faster
-        table = _to_8_bits(np.arange(2**16)[np.newaxis], levels)[0]
     pixels = np.empty((*source.shape, 3), np.uint8)
-    block = source.block_shapes[0][0]
-    step = min(max(block, 256 // block * block), 2048)
+    step = 1024  # rows
     for top in range(0, source.height, step):
         window = Window(0, top, source.width, min(step, source.height - top))
         values = source.read(bands, window=window)
@@ -1008,7 +1015,7 @@ def _decode_with_gdal(source: rasterio.DatasetReader, levels: Sequence[float] | 
                 known &= source.read(band, window=window) > 0
         if kind != "uint8":
             known &= values.any(axis=0) & np.isfinite(values).all(axis=0)
-            values = table[values] if kind == "uint16" else _to_8_bits(values, levels)
+            values = _to_8_bits(values, levels or LEVELS_16_BIT)
         pixels[top : top + step] = np.moveaxis(values * known, 0, -1)  # grey in all three
     return pixels
 
@@ -1020,8 +1027,6 @@ def _colour_bands(source: rasterio.DatasetReader) -> list[int]:
     few_bits = source.dtypes[0] == "uint8" and tags.get("NBITS", "8") != "8"
     if ColorInterp.palette in roles or "MINISWHITE" in tags or few_bits:
         raise ValueError(f"{source.name}: a palette, fewer than 8 bits or white as 0: save as RGB")
-    if source.dtypes[0].startswith("complex"):
-        raise ValueError(f"{source.name}: complex numbers are no colours")
     if set(colours) <= set(roles):  # in whatever order, with others or without
         return [roles.index(role) + 1 for role in colours]
     bands = [band for band, role in enumerate(roles, 1) if role != ColorInterp.alpha]
@@ -1033,7 +1038,7 @@ def _colour_bands(source: rasterio.DatasetReader) -> list[int]:
 
 
 def _to_8_bits(values: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    bands = (np.interp(np.nan_to_num(band), levels, (1, 255)) for band in values)
+    bands = (np.interp(band, levels, (1, 255)) for band in values)
     return np.stack([band.round().astype(np.uint8) for band in bands])  # one at a time: memory
 
 
@@ -1072,8 +1077,8 @@ def classify_image(
         One row a tile. `top`, `left`, `height`, `width`: the part of the image, in pixels, that is
         nearer to this tile's centre than to another's. `label` and `probability`: its most probable
         class, or `NO_DATA` and NaN if more than half of the tile has no data. `red`, `green`,
-        `blue`: its mean colour, 0 to 255. If the image has coordinates, `x` and `y`: the tile's
-        centre.
+        `blue`: the mean colour of its pixels that have data, 0 to 255. If the image has
+        coordinates, `x` and `y`: the tile's centre.
 
     Raises:
         OSError: The image cannot be read.
@@ -1111,9 +1116,8 @@ def classify_image(
     table.loc[table["probability"].isna(), "label"] = NO_DATA
     table[["red", "green", "blue"]] = colours
     if picture.crs is not None:
-        rows, columns = np.transpose(starts) + TILE_SIZE / 2
-        xy = rasterio.transform.xy(picture.transform, rows, columns, offset="ul")
-        table["x"], table["y"] = xy
+        centres = np.transpose(starts) + TILE_SIZE / 2
+        table["x"], table["y"] = rasterio.transform.xy(picture.transform, *centres, offset="ul")
     return table
 
 
@@ -1126,11 +1130,11 @@ def _classify_tiles(
     progress = Progress(picture.name, len(starts))
     progress.set_params({"steps": -(-len(starts) // BATCH_SIZE)})
     progress.on_predict_begin()
+    shape = TILE_SIZE, TILE_SIZE, 3
+    windows = np.lib.stride_tricks.sliding_window_view(picture.pixels, shape)[:, :, 0]
     for step, first in enumerate(range(0, len(starts), BATCH_SIZE)):
         batch = starts[first : first + BATCH_SIZE]
-        tiles = np.stack(
-            [picture.pixels[top : top + TILE_SIZE, left : left + TILE_SIZE] for top, left in batch]
-        )
+        tiles = windows[tuple(np.transpose(batch))]
         count = tiles.any(axis=-1).sum(axis=(1, 2))  # pixels that have data
         colours[first : first + len(batch)] = tiles.sum(axis=(1, 2)) / np.maximum(count, 1)[:, None]
         known = np.flatnonzero(count >= TILE_SIZE**2 / 2)
@@ -1216,7 +1220,7 @@ def plot_land_cover(
     figure, axes = plt.subplots(1, 3, figsize=size, layout="compressed", sharey=True)
     step = -(-max(image.shape) // 1000)
     small = np.asarray(Image.fromarray(image).reduce(step)) if step > 1 else image
-    grey = np.repeat(0.6 + small.mean(axis=-1, keepdims=True) / 640, 3, axis=-1)
+    grey = np.repeat(0.6 + small.mean(axis=-1, keepdims=True) / 640, 3, axis=-1)  # pale: 0.6 to 1
     grey[~small.any(axis=-1)] = 1  # no data
     shown = {"image": small, "land cover": grey, "probability of that class": grey}
     for axis, (heading, pixels) in zip(axes, shown.items(), strict=True):
@@ -1288,6 +1292,7 @@ def map_images(
     if Path(folder).resolve() in {path.resolve().parent for path in paths}:
         raise ValueError(f"{folder} holds the images: give another folder for their maps.")
     for path in paths:
+        row = {"image": path.name, "problem": ""}
         try:
             picture = read_image(path, levels)
             table = classify_image(model, picture, stride)
@@ -1303,21 +1308,15 @@ def map_images(
             if len(table) > 1:
                 _save_map(Path(folder) / path.stem, picture, table, cautions)
             shares = area_shares(table).head(3)
-            height, width = picture.pixels.shape[:2]
-            row = {
-                "image": path.name,
-                "width": width,
-                "height": height,
-                "tiles": len(table),
-                "largest_class": shares.index[0],
-                "land_cover": ", ".join(f"{name} {share:.1%}" for name, share in shares.items()),
-                "probability": table["probability"].mean(),
-                "warning": "; ".join(cautions),
-                "problem": "",
-            }
+            row["height"], row["width"] = picture.pixels.shape[:2]
+            row["tiles"] = len(table)
+            row["largest_class"] = shares.index[0]
+            row["land_cover"] = ", ".join(f"{name} {part:.1%}" for name, part in shares.items())
+            row["probability"] = table["probability"].mean()
+            row["warning"] = "; ".join(cautions)
         except Exception as error:  # whatever is wrong with one must not stop the others
             reason = " ".join(f"{error} {error.__cause__ or ''}".split())
-            row = {"image": path.name, "problem": reason or type(error).__name__}
+            row["problem"] = reason or type(error).__name__
         rows.append(row)
     columns = ["image", "width", "height", "tiles", "largest_class", "land_cover", "probability"]
     overview = pd.DataFrame(rows, columns=[*columns, "warning", "problem"])
@@ -1344,16 +1343,23 @@ def main() -> int:
     )
     add = parser.add_argument
     add("images", nargs="+", help="images (PNG, JPEG, TIFF, JPEG 2000) or folders of them")
-    levels = "the values that become black and white, unless images have 8 bits; 1000 3750 for "
-    levels += "products since 2022. 16 bits: 0 2750 if not given"
-    add("--levels", nargs=2, type=float, metavar=("BLACK", "WHITE"), help=levels)
-    stride = "pixels from one tile to the next, 1 to 64 (default); fewer: a finer, slower map"
-    add("--stride", type=int, default=TILE_SIZE, help=stride)
-    output = "folder for the maps; if not given, one in results/own_images"
-    add("--output", type=Path, help=output)
-    model = here / "models/eurosat_resnet50.keras"
-    add("--model", type=Path, default=model, help="a model of Training.ipynb")
-    add("--results", type=Path, default=here / "results", help="what its training wrote")
+    add(
+        "--levels",
+        nargs=2,
+        type=float,
+        metavar=("BLACK", "WHITE"),
+        help="the values that become black and white, unless images have 8 bits; 1000 3750 for "
+        "products since 2022. 16 bits: 0 2750 if not given",
+    )
+    add(
+        "--stride",
+        type=int,
+        default=TILE_SIZE,
+        help="pixels from one tile to the next, 1 to 64 (default); fewer: a finer, slower map",
+    )
+    add("--output", help="folder for the maps; if not given, one in results/own_images")
+    add("--model", default=here / "models/eurosat_resnet50.keras", help="of Training.ipynb")
+    add("--results", type=Path, default=here / "results", help="what the model's training wrote")
     options = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # names that the console cannot show
     try:
@@ -1362,8 +1368,9 @@ def main() -> int:
         model = open_model(options.model)
         read_run(options.results, options.model)
         colours = np.load(options.results / "training_colours.npy")
-        settings = colours, options.stride, options.levels
-        overview = map_images(model, options.images, output, *settings)
+        overview = map_images(
+            model, options.images, output, colours, options.stride, options.levels
+        )
     except (OSError, ValueError) as error:
         parser.error(str(error))
     for row in overview.fillna("").itertuples():

@@ -160,7 +160,7 @@ def test_download_is_verified_and_the_second_source_tried(data, web, publish, mo
     asked = ["good"] if first == "good" else [first, "good"]
     assert len(eu.list_tiles(eu.fetch_eurosat(data / "new"))) == 30
     assert names(data / "new") == {list(eu.ARCHIVES)[len(asked) - 1], "EuroSAT_RGB"}
-    assert web[2] == [(page, eu.USER_AGENT) for page in asked]
+    assert web[2] == [(page, "eurosat-notebooks/1.0") for page in asked]
 
 
 def test_when_no_download_works_the_message_says_what_to_do(data, web, publish):
@@ -246,8 +246,8 @@ def test_digest_is_that_of_the_file_and_stays_with_later_libraries(tmp_path):
 
 
 def test_too_few_tiles_and_a_misspelt_split_are_refused():
-    few = LISTING.drop(LISTING.index[LISTING["label"] == "River"][4:])
-    with pytest.raises(ValueError, match=r"at least 5 tiles a class; found \{'River': 4\}"):
+    few = LISTING.drop(LISTING.index[LISTING["label"] == "River"][1:])
+    with pytest.raises(ValueError, match="least populated class"):
         eu.split_tiles(few)
     with pytest.raises(FileNotFoundError, match="longtitude"):
         eu.split_tiles(LISTING, "longtitude")
@@ -304,6 +304,9 @@ def test_split_file_that_does_not_suit_is_one_clear_error(tmp_path, old, new, me
     text = THIRDS[["file", "split"]].to_csv(index=False)
     (tmp_path / "mine.csv").write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=rf"mine\.csv.*{message}"):
+        eu.split_tiles(LISTING, tmp_path / "mine.csv")
+    (tmp_path / "mine.csv").write_text(text.replace("split", "part"))
+    with pytest.raises(ValueError, match="columns expected but not found"):
         eu.split_tiles(LISTING, tmp_path / "mine.csv")
 
 

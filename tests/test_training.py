@@ -174,6 +174,7 @@ def test_interrupt_and_changed_settings_show_one_sentence(tmp_path, monkeypatch,
     shell.push({"eu": eu, "EPOCHS": 4, "MODEL_PATH": tmp_path / "a.keras", "RESULTS_DIR": tmp_path})
     assert shell.run_cell("run = eu.Run(globals())").success
     for cell, said in {
+        "run.check()": "A cell was left out. Select the Settings cell and choose Run > Run Selected",
         "raise KeyboardInterrupt": "Stopped. Run this cell again to go on; finished epochs are",
         "EPOCHS = 5; run.check()": "EPOCHS changed. Select the Settings cell and choose Run > Run",
     }.items():
@@ -346,6 +347,11 @@ def test_only_models_of_the_notebook_are_opened(tmp_path):
     path = tmp_path / "model.keras"
     small_network().save(path)
     assert eu.open_model(str(path)).output_shape == (None, 10)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"model.weights.h5") + 2000] ^= 1  # a bit of the weights
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.keras: Bad CRC.*Restore the file"):
+        eu.open_model(path)
     image = keras.Input((32, 32, 3))
     keras.Model(image, layers.Dense(10)(layers.GlobalAveragePooling2D()(image))).save(path)
     with pytest.raises(ValueError, match=r"model\.keras takes .* not a model of Training"):
