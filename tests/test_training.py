@@ -174,7 +174,7 @@ def test_interrupt_and_changed_settings_show_one_sentence(tmp_path, monkeypatch,
     shell.push({"eu": eu, "EPOCHS": 4, "MODEL_PATH": tmp_path / "a.keras", "RESULTS_DIR": tmp_path})
     assert shell.run_cell("run = eu.Run(globals())").success
     for cell, said in {
-        "run.check()": "A cell was left out. Select the Settings cell and choose Run > Run Selected",
+        "run.check()": "A cell was left out. Select the Settings cell and choose Run >",
         "raise KeyboardInterrupt": "Stopped. Run this cell again to go on; finished epochs are",
         "EPOCHS = 5; run.check()": "EPOCHS changed. Select the Settings cell and choose Run > Run",
     }.items():
