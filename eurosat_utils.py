@@ -383,21 +383,16 @@ def load_backbone(path: str | Path, dtype: str = "float32") -> keras.Model:
     is_model = Path(path).suffix == ".keras"
     keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[dtype])
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "error", "Skipping nested container"
-            )  # such layers would stay random
-            network = keras.applications.ResNet50(
-                include_top=False,
-                weights=None if is_model else path,
-                input_shape=(None, None, 3),
-                pooling="avg",
-            )
+        network = keras.applications.ResNet50(
+            include_top=False,
+            weights=None if is_model else path,
+            input_shape=(None, None, 3),
+            pooling="avg",
+        )
         network = fold_normalisation(network)
         if is_model:
-            network.set_weights(
-                keras.saving.load_model(path).get_weights()[:-2]
-            )  # all but its head
+            *weights, _, _ = keras.saving.load_model(path).get_weights()  # without its head
+            network.set_weights(weights)
     except Exception as error:  # no HDF5, damaged, another network: Keras raises many kinds
         raise ValueError(
             f"WEIGHTS: {path} cannot be loaded into a ResNet50 without its top ({error})."

@@ -1,9 +1,11 @@
 """What Training.ipynb does besides its figures, without a kernel: its cells and what they call."""
 
 import ast
+import shutil
 import zipfile
 from pathlib import Path
 
+import h5py
 import keras
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -101,10 +103,17 @@ def test_backbone_starts_from_a_weights_file_or_a_model_of_the_notebook(weights,
         eu.load_backbone(weights, "float16")
 
 
+def save_without_a_layer(path, file):
+    shutil.copy(file, path)
+    with h5py.File(path, "a") as content:
+        del content["layers/conv2d_10"]
+
+
 @pytest.mark.parametrize(
     ("name", "save"),
     [
         ("other.weights.h5", lambda path, file: small_network().save_weights(path)),
+        ("gap.weights.h5", save_without_a_layer),
         ("half.weights.h5", lambda path, file: path.write_bytes(file.read_bytes()[:10_000_000])),
     ],
 )
