@@ -1126,10 +1126,10 @@ def _classify_tiles(
     progress.set_params({"steps": -(-len(starts) // BATCH_SIZE)})
     progress.on_predict_begin()
     shape = TILE_SIZE, TILE_SIZE, 3
-    windows = np.lib.stride_tricks.sliding_window_view(picture.pixels, shape)[:, :, 0]
+    tile_at = np.lib.stride_tricks.sliding_window_view(picture.pixels, shape)[:, :, 0]
     for step, first in enumerate(range(0, len(starts), BATCH_SIZE)):
         batch = starts[first : first + BATCH_SIZE]
-        tiles = windows[tuple(np.transpose(batch))]
+        tiles = tile_at[tuple(np.transpose(batch))]
         count = tiles.any(axis=-1).sum(axis=(1, 2))  # pixels that have data
         colours[first : first + len(batch)] = tiles.sum(axis=(1, 2)) / np.maximum(count, 1)[:, None]
         known = np.flatnonzero(count >= TILE_SIZE**2 / 2)
