@@ -656,7 +656,10 @@ class Run:
 
 
 def _say_why_it_stopped(shell, kind, error, traceback, tb_offset=None) -> None:
-    print(str(error) or "Stopped. Run this cell again to go on; finished epochs are kept.")
+    go_on = (
+        "Stopped. To go on, choose Run > Run Selected Cell and All Below; finished epochs are kept."
+    )
+    print(str(error) or go_on)
 
 
 def processor() -> str:
@@ -1287,7 +1290,7 @@ def map_images(
     if Path(folder).resolve() in {path.resolve().parent for path in paths}:
         raise ValueError(f"{folder} holds the images: give another folder for their maps.")
     for path in paths:
-        row = {"image": path.name, "problem": ""}
+        row = {"image": path.name, "land_cover": "", "warning": "", "problem": ""}
         try:
             picture = read_image(path, levels)
             table = classify_image(model, picture, stride)
@@ -1299,7 +1302,7 @@ def map_images(
             share, cautions = table["unusual"].sum() / known.sum(), list(picture.cautions)
             if share > 0.01:
                 text = f"{share:.0%} of the tiles have unusual colours, do not trust the answers"
-                cautions.append(text)
+                cautions.append(f"{text} (README.md, Your own images, says what helps)")
             if len(table) > 1:
                 _save_map(Path(folder) / path.stem, picture, table, cautions)
             shares = area_shares(table).head(3)
@@ -1315,6 +1318,7 @@ def map_images(
         rows.append(row)
     columns = ["image", "width", "height", "tiles", "largest_class", "land_cover", "probability"]
     overview = pd.DataFrame(rows, columns=[*columns, "warning", "problem"])
+    overview = overview.astype(dict.fromkeys(columns[1:4], "Int64"))  # empty where not used
     save_table(overview, Path(folder) / "overview.csv")
     return overview
 
@@ -1368,7 +1372,7 @@ def main() -> int:
         )
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    for row in overview.fillna("").itertuples():
+    for row in overview.itertuples():
         warning = f"  Careful: {row.warning}." if row.warning else ""
         print(f"{row.image}: {row.land_cover or 'not used, ' + row.problem}{warning}")
     print(f"Maps and tables are in {output}")

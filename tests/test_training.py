@@ -184,7 +184,7 @@ def test_interrupt_and_changed_settings_show_one_sentence(tmp_path, monkeypatch,
     assert shell.run_cell("run = eu.Run(globals())").success
     for cell, said in {
         "run.check()": "A cell was left out. Select the Settings cell and choose Run >",
-        "raise KeyboardInterrupt": "Stopped. Run this cell again to go on; finished epochs are",
+        "raise KeyboardInterrupt": "Stopped. To go on, choose Run > Run Selected Cell and All",
         "EPOCHS = 5; run.check()": "EPOCHS changed. Select the Settings cell and choose Run > Run",
     }.items():
         assert not shell.run_cell(cell).success
