@@ -383,12 +383,14 @@ def load_backbone(path: str | Path, dtype: str = "float32") -> keras.Model:
     is_model = Path(path).suffix == ".keras"
     keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[dtype])
     try:
-        network = keras.applications.ResNet50(
-            include_top=False,
-            weights=None if is_model else path,
-            input_shape=(None, None, 3),
-            pooling="avg",
-        )
+        with warnings.catch_warnings():  # a wrong file would be warned of a hundred times
+            warnings.filterwarnings("error", "Skipping nested container")
+            network = keras.applications.ResNet50(
+                include_top=False,
+                weights=None if is_model else path,
+                input_shape=(None, None, 3),
+                pooling="avg",
+            )
         network = fold_normalisation(network)
         if is_model:
             *weights, _, _ = keras.saving.load_model(path).get_weights()  # without its head

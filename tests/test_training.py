@@ -117,11 +117,12 @@ def save_without_a_layer(path, file):
         ("half.weights.h5", lambda path, file: path.write_bytes(file.read_bytes()[:10_000_000])),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_by_name(weights, tmp_path, name, save):
+def test_weights_that_do_not_fit_are_refused_by_name(weights, tmp_path, recwarn, name, save):
     save(tmp_path / name, weights)
     with pytest.raises(ValueError, match=f"WEIGHTS: .*{name} cannot be loaded"):
         eu.load_backbone(tmp_path / name, "bfloat16")
     assert keras.config.dtype_policy().name == "float32"
+    assert not [warning for warning in recwarn if "container" in str(warning.message)]
 
 
 def test_learning_rate_rises_falls_and_never_leaves_its_range(tmp_path):
