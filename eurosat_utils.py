@@ -578,7 +578,7 @@ class Run:
     @property
     def finished(self) -> int:
         """Epochs of fine-tuning that are finished."""
-        return sum(row["phase"] == "fine-tuning" for row in self.history)
+        return _count_fine_tuned(self.history)
 
     def open_backup(self, **inputs) -> None:
         """Find the backup of an interrupted run; move one with other settings aside.
@@ -620,8 +620,7 @@ class Run:
         state = {"run": self.settings | self._inputs, "history": history}
         (temporary / "state.json").write_text(json.dumps(state, indent=2), "utf-8")
         network.save_weights(temporary / "network.weights.h5")  # the optimizer's, too
-        finished = sum(row["phase"] == "fine-tuning" for row in history)
-        temporary.rename(self._backup / f"epoch-{finished}")
+        temporary.rename(self._backup / f"epoch-{_count_fine_tuned(history)}")
         self.history = history
         if old is not None:
             shutil.rmtree(old)
@@ -655,6 +654,10 @@ class Run:
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in packages},
         }
+
+
+def _count_fine_tuned(history: Sequence[dict]) -> int:
+    return sum(row["phase"] == "fine-tuning" for row in history)
 
 
 def _say_why_it_stopped(shell, kind, error, traceback, tb_offset=None) -> None:
@@ -961,15 +964,15 @@ def read_image(path: str | Path, levels: Sequence[float] | None = None) -> Pictu
             if source.height * source.width > MAX_PIXELS:
                 raise ValueError(f"{path}: more than {MAX_PIXELS:,} pixels; cut it into parts")
             crs, transform = source.crs, source.transform if source.crs else None
-            is_placed = not source.transform.is_identity
-            has_mask = MaskFlags.all_valid not in source.mask_flag_enums[0]  # Pillow: of PNG alone
-            drivers = ("PNG",) if has_mask else ("PNG", "JPEG")
-            if source.driver in drivers and source.dtypes[0] == "uint8":
+            assumed = (10, 10) if source.transform.is_identity else (np.nan, np.nan)  # metres
+            is_unmasked = MaskFlags.all_valid in source.mask_flag_enums[0]
+            suits_pillow = source.driver == "PNG" or (source.driver == "JPEG" and is_unmasked)
+            if suits_pillow and source.dtypes[0] == "uint8":
                 pixels = _decode_with_pillow(path, upright=crs is None)
             else:
                 pixels = _decode_with_gdal(source, levels)
     picture = Picture(pixels, path.name, crs, transform)
-    metres = pixel_metres(picture) if crs else (np.nan if is_placed else 10,) * 2
+    metres = pixel_metres(picture) if crs else assumed
     if all(8 <= size <= 12 for size in metres):
         return picture
     found = " x ".join(f"{float(f'{size:.2g}'):g}" for size in metres)
@@ -1320,7 +1323,8 @@ def map_images(
         rows.append(row)
     columns = ["image", "width", "height", "tiles", "largest_class", "land_cover", "probability"]
     overview = pd.DataFrame(rows, columns=[*columns, "warning", "problem"])
-    overview = overview.astype(dict.fromkeys(columns[1:4], "Int64"))  # empty where not used
+    whole_numbers = ["width", "height", "tiles"]
+    overview[whole_numbers] = overview[whole_numbers].astype("Int64")  # empty where not used
     save_table(overview, Path(folder) / "overview.csv")
     return overview
 

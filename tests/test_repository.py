@@ -143,9 +143,10 @@ def test_numbers_in_prose_equal_those_in_results(run, splits):
         assert number in readme, f"README.md does not say {number!r}"
     said = [f"{metrics['validation_log_loss']:.4f}, {metrics['validation_accuracy']:.2%}"]
     said += [f"{more_labels.min():.2%} to {more_labels.max():.2%}"]
-    for _, rows in splits.groupby(["recipe", "split"]):
+    compared = splits[splits["recipe"] != "default, 76% of the labels"]
+    for _, rows in compared.groupby(["recipe", "split"]):
         loss, accuracy = rows["validation_log_loss"].mean(), rows["validation_accuracy"].mean()
-        said += [f"{loss:.4f}, {accuracy:.2%}"] if "labels" not in rows["recipe"].iloc[0] else []
+        said.append(f"{loss:.4f}, {accuracy:.2%}")
     for number in said:
         assert number in gallery, f"results/README.md does not say {number!r}"
     for figure in [line.split("(")[1][:-1] for line in readme.splitlines() if line[:2] == "!["]:
